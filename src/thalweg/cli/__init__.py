@@ -1,0 +1,32 @@
+"""The `thalweg` command. A file a group of commands; this one joins them."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from thalweg.cli import catalog, hub, pipelines
+from thalweg.errors import ThalwegError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="thalweg",
+    help="A notebook-first research hub for water, weather and climate teams.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for group in (hub, pipelines, catalog):
+    group.register(app)
+
+
+def main() -> None:
+    """Entry point: an error that the user can act upon is one line and exit code 1."""
+    try:
+        app()
+    except ThalwegError as error:
+        typer.secho(f"thalweg: {error}", fg="red", err=True)
+        sys.exit(1)

@@ -1,0 +1,39 @@
+"""What the commands share."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from thalweg import settings as settings_module
+from thalweg.settings import Settings
+
+__all__ = ["DataDir", "Json", "local_settings", "print_json"]
+
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder of all state of the local hub. [default: .thalweg]")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def local_settings(data_dir: Path | None = None, **flags: Any) -> Settings:
+    """The settings, with this process's environment pointed at the local hub's data.
+
+    Inside the hub (or on AWS) the environment is set already and is left as it is.
+    """
+    settings = settings_module.load(data_dir=data_dir, **flags)
+    inside_the_hub = "PYICEBERG_HOME" in os.environ
+    if not inside_the_hub and (settings.data_dir / "ports.json").exists():
+        from thalweg.hub.environment import data_environment
+
+        os.environ.update(data_environment(settings))
+    return settings_module.load(data_dir=data_dir, **flags)
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as JSON; times and paths become strings."""
+    typer.echo(json.dumps(value, indent=2, default=str))

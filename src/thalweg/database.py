@@ -1,0 +1,157 @@
+"""The metadata database: raw files, runs, what each run read and wrote.
+
+SQLite on a laptop, PostgreSQL in production, the same SQLAlchemy models on both; the schema
+changes by Alembic migrations only (`migrations/`).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import uuid
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Engine,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+    create_engine,
+    event,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from thalweg.settings import Settings, load
+
+__all__ = ["Base", "RawFileRow", "RunRow", "RunUse", "engine", "migrate", "new_id", "session"]
+
+
+class UtcDateTime(TypeDecorator[dt.datetime]):
+    """A timezone-aware time, kept in UTC also by SQLite, which knows no time zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return None if value is None else value.astimezone(dt.UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        return value.replace(tzinfo=dt.UTC) if value is not None and not value.tzinfo else value
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {  # noqa: RUF012
+        dict[str, Any]: JSON,
+        dt.datetime: UtcDateTime,
+        int: BigInteger,
+    }
+
+
+class RawFileRow(Base):
+    """One immutable file of the landing zone."""
+
+    __tablename__ = "raw_files"
+    __table_args__ = (UniqueConstraint("source", "dataset", "sha256"),)
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    source: Mapped[str] = mapped_column(String(64), index=True)
+    dataset: Mapped[str] = mapped_column(String(128), index=True)
+    uri: Mapped[str] = mapped_column(unique=True)
+    url: Mapped[str]
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    size: Mapped[int]
+    headers: Mapped[dict[str, Any]]
+    valid_from: Mapped[dt.datetime | None]
+    valid_to: Mapped[dt.datetime | None]
+    run_id: Mapped[str | None] = mapped_column(String(36), index=True)
+    ingested_at: Mapped[dt.datetime]
+
+
+class RunRow(Base):
+    """One execution of a pipeline's notebook."""
+
+    __tablename__ = "runs"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    pipeline: Mapped[str] = mapped_column(String(128), index=True)
+    partition: Mapped[str | None] = mapped_column(String(128))
+    state: Mapped[str] = mapped_column(String(16), index=True)  # running | succeeded | failed
+    trigger: Mapped[str] = mapped_column(String(32))  # dagster | command | notebook
+    user: Mapped[str] = mapped_column(String(128))
+    started_at: Mapped[dt.datetime] = mapped_column(index=True)
+    ended_at: Mapped[dt.datetime | None]
+    parameters: Mapped[dict[str, Any]]
+    git_commit: Mapped[str | None] = mapped_column(String(64))
+    git_dirty: Mapped[bool | None]
+    environment: Mapped[str | None] = mapped_column(String(128))  # lock hash or image digest
+    notebook_uri: Mapped[str | None]
+    error: Mapped[str | None]
+
+
+class RunUse(Base):
+    """Something that a run read or wrote: a raw file, or a snapshot of a table."""
+
+    __tablename__ = "run_uses"
+    __table_args__ = (Index("ix_run_uses_name_version", "kind", "name", "version"),)
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
+    direction: Mapped[str] = mapped_column(String(8))  # read | wrote
+    kind: Mapped[str] = mapped_column(String(8))  # raw | table
+    name: Mapped[str]  # dataset of the raw file, or name of the table
+    version: Mapped[str]  # id of the raw file, or id of the snapshot
+    rows: Mapped[int | None]
+
+
+def new_id() -> str:
+    """A UUIDv7 (RFC 9562): 48 bits of Unix milliseconds, then random; sorts by time of making."""
+    milliseconds = int(dt.datetime.now(dt.UTC).timestamp() * 1000)
+    random = uuid.uuid4().int & ((1 << 76) - 1)
+    value = (milliseconds << 80) | (0x7 << 76) | random
+    value = (value & ~(0x3 << 62)) | (0x2 << 62)
+    return str(uuid.UUID(int=value))
+
+
+def session(settings: Settings | None = None) -> Session:
+    """A session on the metadata database; use it as a context manager."""
+    return Session(engine((settings or load()).database))
+
+
+@lru_cache(maxsize=8)
+def engine(url: str) -> Engine:
+    """The engine of this URL."""
+    made = create_engine(url)
+    if made.dialect.name == "sqlite":
+        event.listen(made, "connect", _sqlite_pragmas)
+    return made
+
+
+_migrating = threading.Lock()
+
+
+def migrate(settings: Settings | None = None) -> None:
+    """Bring the schema to the newest version; does nothing where it is."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    made = engine((settings or load()).database)
+    with _migrating, made.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _sqlite_pragmas(connection: Any, _record: Any) -> None:
+    """Readers do not wait for the writer, writers wait for each other, keys are checked."""
+    for pragma in ("journal_mode=WAL", "busy_timeout=30000", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")

@@ -1,0 +1,72 @@
+"""What every process of the local hub inherits to find the data.
+
+The same names hold on AWS, where the chart sets them; code and catalogues never differ.
+No secret stands in the environment: keys are in files that only their owner can read, found
+by the default chains of the AWS SDK and of PyIceberg.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import yaml
+
+from thalweg.hub import object_store, state
+from thalweg.settings import Settings
+
+__all__ = ["data_environment"]
+
+
+def data_environment(settings: Settings) -> dict[str, str]:
+    """Environment in which the library reads and writes the local hub's data.
+
+    Writes the credential files (0600) that the environment points at.
+    """
+    port = state.ports(settings)
+    s3_endpoint = f"http://127.0.0.1:{port['s3']}"
+    access, secret = object_store.keys(settings)
+    folder = state.folder(settings, "secrets", "clients")
+    state.private_file(
+        folder / "credentials",
+        f"[default]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n",
+    )
+    state.private_file(folder / ".pyiceberg.yaml", _pyiceberg(settings, access, secret))
+    return {
+        "AWS_SHARED_CREDENTIALS_FILE": str(folder / "credentials"),
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "PYICEBERG_HOME": str(folder),
+        "THALWEG_HOME": str(settings.home),
+        "THALWEG_DATA_DIR": str(settings.data_dir),
+        "THALWEG_DATABASE_URL": settings.database,
+        "THALWEG_RAW_URI": settings.raw_uri,
+        "THALWEG_RUNS_URI": settings.runs_uri,
+        "THALWEG_WAREHOUSE": settings.warehouse,
+        "THALWEG_PUBLIC_ENDPOINT": settings.public_endpoint,
+        "THALWEG_NWM_URI": settings.nwm_uri,
+        "THALWEG_USGS_URL": settings.usgs_url,
+        "PATH": _path_with_environment(),
+    }
+
+
+def _pyiceberg(settings: Settings, access: str, secret: str) -> str:
+    port = state.ports(settings)
+    catalog = {
+        "type": "rest",
+        "uri": f"http://127.0.0.1:{port['iceberg']}",
+        "oauth2-server-uri": f"http://127.0.0.1:{port['iceberg']}/v1/oauth/tokens",
+        "warehouse": f"s3://{object_store.TABLE_BUCKET}",
+        "credential": f"{access}:{secret}",
+        "s3.endpoint": f"http://127.0.0.1:{port['s3']}",
+        "s3.region": "us-east-1",
+    }
+    return yaml.safe_dump({"catalog": {settings.warehouse: catalog}})
+
+
+def _path_with_environment() -> str:
+    """PATH with the folder of this Python first, so that its commands are the ones found."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

@@ -1,0 +1,144 @@
+"""SeaweedFS: a real S3 server and Iceberg REST catalogue in one process, on loopback only.
+
+Anonymous requests get nothing but health pages: S3 and the Iceberg catalogue want keys, the
+filer and the volume server want a JWT over HTTP, every gRPC port wants a client certificate
+(mutual TLS), and the master's HTTP interface, which hands out write tokens, is off.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import secrets
+import shutil
+import sys
+from pathlib import Path
+
+import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from thalweg.hub import state
+from thalweg.settings import Settings
+
+__all__ = ["BUCKETS", "TABLE_BUCKET", "command", "environment", "is_healthy", "keys", "prepare"]
+
+BUCKETS = ("raw", "runs")
+TABLE_BUCKET = "warehouse"
+GRPC_COMPONENTS = ("volume", "master", "filer", "s3", "admin", "worker", "client")
+JWT_KEYS = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
+
+
+def keys(settings: Settings) -> tuple[str, str]:
+    """Access key and secret key of the hub's own identity."""
+    access = state.secret(
+        settings, "s3-access-key", lambda: "THALWEG" + secrets.token_hex(6).upper()
+    )
+    return access, state.secret(settings, "s3-secret-key")
+
+
+def prepare(settings: Settings) -> Path:
+    """Write the store's configuration (keys, JWT, certificate) where it is missing."""
+    conf = state.folder(settings, "secrets", "object-store")
+    access, secret = keys(settings)
+    identity = {
+        "name": "hub",
+        "credentials": [{"accessKey": access, "secretKey": secret}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    state.private_file(conf / "s3.json", json.dumps({"identities": [identity]}))
+    if not (conf / "security.toml").exists():
+        certificate, key = _self_signed()
+        state.private_file(conf / "tls.crt", certificate)
+        state.private_file(conf / "tls.key", key)
+        state.private_file(conf / "security.toml", _security_toml(conf))
+    # The store writes the options of its last start here and would prefer them to ours.
+    (state.folder(settings, "object-store") / "mini.options").unlink(missing_ok=True)
+    return conf
+
+
+def command(settings: Settings) -> list[str]:
+    """The command line that serves the store; call `prepare` first."""
+    conf = settings.data_dir / "secrets" / "object-store"
+    port = state.ports(settings)
+    flags = {
+        "dir": settings.data_dir / "object-store",
+        "ip": "127.0.0.1",
+        "ip.bind": "127.0.0.1",
+        "master.port": port["master"],
+        "master.port.grpc": port["master_grpc"],
+        "master.telemetry": "false",
+        "master.volumeSizeLimitMB": 1024,
+        "volume.port": port["volume"],
+        "volume.port.grpc": port["volume_grpc"],
+        "filer.port": port["filer"],
+        "filer.port.grpc": port["filer_grpc"],
+        "s3.port": port["s3"],
+        "s3.port.grpc": port["s3_grpc"],
+        "s3.port.iceberg": port["iceberg"],
+        "s3.port.lance": 0,
+        "s3.config": conf / "s3.json",
+        "s3.autoCreateBucket": "false",
+        "admin.port": port["store_admin"],
+        "admin.port.grpc": port["store_admin_grpc"],
+        "admin.ui": "false",
+        "webdav": "false",
+        "disableHttp": "true",
+        "bucket": ",".join(BUCKETS),
+        "tableBucket": TABLE_BUCKET,
+    }
+    weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or "weed"
+    logging = [f"-config_dir={conf}", "-logtostderr"]
+    return [weed, *logging, "mini", *(f"-{name}={value}" for name, value in flags.items())]
+
+
+def environment() -> dict[str, str]:
+    """Environment of the store's process: a soft limit on its memory."""
+    return {"GOMEMLIMIT": "200MiB"}
+
+
+def is_healthy(settings: Settings) -> bool:
+    """Whether S3 and the Iceberg catalogue answer, and the table bucket is there."""
+    port = state.ports(settings)
+    token_url = f"http://127.0.0.1:{port['iceberg']}/v1/oauth/tokens"
+    access, secret = keys(settings)
+    form = {"grant_type": "client_credentials", "client_id": access, "client_secret": secret}
+    try:
+        s3 = httpx.get(f"http://127.0.0.1:{port['s3']}/status", timeout=2)
+        iceberg = httpx.post(token_url, data=form, timeout=2)
+    except httpx.HTTPError:
+        return False
+    return s3.is_success and iceberg.is_success
+
+
+def _security_toml(conf: Path) -> str:
+    jwt = [f'[{name}]\nkey = "{secrets.token_hex(32)}"\n' for name in JWT_KEYS]
+    pair = f'cert = "{conf / "tls.crt"}"\nkey = "{conf / "tls.key"}"\n'
+    grpc = [f"[grpc.{component}]\n{pair}" for component in GRPC_COMPONENTS]
+    return "".join([*jwt, f'[grpc]\nca = "{conf / "tls.crt"}"\n', *grpc])
+
+
+def _self_signed() -> tuple[str, str]:
+    """A certificate that is its own authority, and its key, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "thalweg object store")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=3650))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return certificate.public_bytes(pem).decode(), private.decode()

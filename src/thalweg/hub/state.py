@@ -1,0 +1,97 @@
+"""What stands in the data folder: secrets (0600), ports, homes, logs, databases."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from thalweg.errors import Unavailable
+from thalweg.settings import Settings
+
+__all__ = ["PORTS", "folder", "free_ports", "is_free", "ports", "private_file", "secret"]
+
+#: Every port behind the public one. All on loopback, chosen free, kept from start to start.
+PORTS = (
+    "s3", "s3_grpc", "iceberg", "filer", "filer_grpc", "master", "master_grpc",
+    "volume", "volume_grpc", "store_admin", "store_admin_grpc",
+    "hub", "hub_api_proxy", "dask_gateway", "dask_api",
+    "pipelines", "dashboards",
+)  # fmt: skip
+
+
+def folder(settings: Settings, *parts: str) -> Path:
+    """A folder below the data folder, made when missing, readable by its owner alone."""
+    path = settings.data_dir.joinpath(*parts)
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise Unavailable(
+            f"cannot make the folder {path} ({error.strerror}): "
+            "give another one with --data-dir, or mend its permissions"
+        ) from None
+    return path
+
+
+def private_file(path: Path, content: str) -> Path:
+    """Write `content` to `path` at once, readable by its owner alone (0600)."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return path
+
+
+def secret(
+    settings: Settings, name: str, make: Callable[[], str] = lambda: secrets.token_hex(32)
+) -> str:
+    """The secret of this name, generated at its first use and kept 0600 in `secrets/`."""
+    path = folder(settings, "secrets") / name
+    if not path.exists():
+        private_file(path, make())
+    return path.read_text()
+
+
+def ports(settings: Settings) -> dict[str, int]:
+    """The internal ports: chosen free at the first call, then the same ones."""
+    path = settings.data_dir / "ports.json"
+    try:
+        known = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        known = {}
+    missing = [name for name in PORTS if name not in known]
+    if missing:
+        known |= dict(zip(missing, free_ports(len(missing)), strict=True))
+        folder(settings)
+        private_file(path, json.dumps(known, indent=1))
+    return {name: int(known[name]) for name in PORTS}
+
+
+def free_ports(count: int) -> list[int]:
+    """`count` ports on loopback that nothing listens on, all different."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen on this port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True

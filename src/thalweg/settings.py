@@ -1,0 +1,127 @@
+"""Every setting of Thalweg, each with a default and a line of help.
+
+Order of precedence: default < `thalweg.toml` in the home folder < environment (`THALWEG_` + name
+in capitals) < command-line flag. Nothing reads the environment at import: call `load`.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from thalweg.errors import InvalidInput, nearest
+
+__all__ = ["Settings", "describe", "load"]
+
+
+def setting(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one process, read once by `load` and then passed on."""
+
+    home: Path = setting(Path(), "folder of the clone: catalogs/, pipelines/, hub-config/ …")
+    data_dir: Path = setting(Path(".thalweg"), "folder of all state of the local hub")
+    host: str = setting("127.0.0.1", "address on which the hub's one public port listens")
+    port: int = setting(8000, "the hub's one public port")
+    idle_timeout: int = setting(3600, "seconds without activity after which a Lab server is culled")
+    dask_idle_timeout: int = setting(1800, "seconds without work after which a Dask cluster stops")
+    schedules: bool = setting(False, "start the schedules of the pipelines by themselves")
+    sample: bool = setting(True, "load the embedded sample at the first start")
+    database_url: str = setting(
+        "", "SQLAlchemy URL of the metadata database; empty: SQLite in data_dir"
+    )
+    raw_uri: str = setting("s3://raw", "where raw files land")
+    runs_uri: str = setting("s3://runs", "where executed notebooks are kept")
+    warehouse: str = setting("thalweg", "name of the PyIceberg catalogue that holds the tables")
+    public_endpoint: str = setting(
+        "https://s3.us-east-1.amazonaws.com", "S3 endpoint of the public open-data buckets"
+    )
+    nwm_uri: str = setting("s3://noaa-nwm-pds", "bucket of National Water Model output")
+    usgs_url: str = setting(
+        "https://waterservices.usgs.gov/nwis", "base URL of the USGS water services"
+    )
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL of the metadata database."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'thalweg.db'}"
+
+
+def load(environ: Mapping[str, str] | None = None, **flags: Any) -> Settings:
+    """Read the settings: defaults < thalweg.toml < environment < flags that are not None.
+
+    Raises
+    ------
+    InvalidInput
+        An unknown key (the nearest known one is named) or a value of the wrong type.
+    """
+    environ = os.environ if environ is None else environ
+    known = {f.name: f for f in fields(Settings)}
+    home = Path(flags.get("home") or environ.get("THALWEG_HOME") or default_home()).resolve()
+    values: dict[str, Any] = {}
+    for origin, items in _layers(home, environ, flags):
+        for name, value in items.items():
+            if name not in known:
+                raise InvalidInput(f"unknown setting {name!r} in {origin}{nearest(name, known)}")
+            values[name] = _convert(known[name], value, origin)
+    values["home"] = home
+    data_dir = Path(values.get("data_dir", Settings.data_dir)).expanduser()
+    values["data_dir"] = data_dir if data_dir.is_absolute() else home / data_dir
+    return Settings(**values)
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """Name, default and help of every setting, for the documentation and `thalweg settings`."""
+    return [(f.name, str(f.default), f.metadata["help"]) for f in fields(Settings)]
+
+
+def default_home() -> Path:
+    """The working directory if it is a clone of Thalweg, else the clone that holds this file."""
+    clone = Path(__file__).resolve().parents[2]
+    return Path.cwd() if (Path.cwd() / "hub-config").is_dir() else clone
+
+
+def _layers(
+    home: Path, environ: Mapping[str, str], flags: dict[str, Any]
+) -> list[tuple[str, dict[str, Any]]]:
+    file = home / "thalweg.toml"
+    try:
+        from_file = tomllib.loads(file.read_text()) if file.exists() else {}
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInput(f"{file} is not valid TOML: {error}") from None
+    prefix = "THALWEG_"
+    from_environ = {k[len(prefix) :].lower(): v for k, v in environ.items() if k.startswith(prefix)}
+    # Set by a run or by the hub for its children; not settings.
+    for name in ("run_id", "instance"):
+        from_environ.pop(name, None)
+    given = {k: v for k, v in flags.items() if v is not None}
+    return [(str(file), from_file), ("the environment", from_environ), ("the flags", given)]
+
+
+def _convert(known: Field[Any], value: Any, origin: str) -> Any:
+    kind: type = type(known.default)
+    try:
+        if kind is bool:
+            return _boolean(value)
+        if kind is int and isinstance(value, bool):
+            raise ValueError
+        return kind(value) if not issubclass(kind, Path) else Path(value)
+    except (TypeError, ValueError):
+        raise InvalidInput(
+            f"setting {known.name!r} in {origin}: expected {kind.__name__}, got {value!r}"
+        ) from None
+
+
+def _boolean(value: Any) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words |= {"0": False, "false": False, "no": False, "off": False}
+    if str(value).lower() not in words:
+        raise ValueError
+    return words[str(value).lower()]
