@@ -106,7 +106,7 @@ def _layers(
 
 
 def _convert(known: Field[Any], value: Any, origin: str) -> Any:
-    kind: type = type(known.default)
+    kind: Any = type(known.default)
     try:
         if kind is bool:
             return _boolean(value)
