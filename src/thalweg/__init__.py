@@ -1,0 +1,31 @@
+"""Thalweg: a notebook-first research hub for water, weather and climate teams.
+
+The rooms of the library, in the order in which data flows: `settings`, `errors`, `database`,
+`storage`, `raw`, `sources`, `warehouse`, `metrics`, `catalog`, `pipelines`, `dashboards`,
+`compute`, `hub`, `cli`. A module imports from rooms upstream only.
+
+In a notebook:
+
+>>> import thalweg
+>>> catalogue = thalweg.open_catalog()  # doctest: +SKIP
+>>> catalogue["warehouse"]["metrics"].read()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thalweg.catalog import open_catalog
+
+__all__ = ["__version__", "open_catalog"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the catalogue at its first use: `import thalweg` stays light."""
+    if name == "open_catalog":
+        from thalweg.catalog import open_catalog
+
+        return open_catalog
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
