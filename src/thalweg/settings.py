@@ -99,7 +99,7 @@ def _layers(
     prefix = "THALWEG_"
     from_environ = {k[len(prefix) :].lower(): v for k, v in environ.items() if k.startswith(prefix)}
     # Set by a run or by the hub for its children; not settings.
-    for name in ("run_id", "instance"):
+    for name in ("run_id", "instance", "dask_token_file"):
         from_environ.pop(name, None)
     given = {k: v for k, v in flags.items() if v is not None}
     return [(str(file), from_file), ("the environment", from_environ), ("the flags", given)]

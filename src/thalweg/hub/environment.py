@@ -16,7 +16,7 @@ import yaml
 from thalweg.hub import object_store, state
 from thalweg.settings import Settings
 
-__all__ = ["data_environment"]
+__all__ = ["dask_environment", "data_environment", "lab_environment", "service_environment"]
 
 
 def data_environment(settings: Settings) -> dict[str, str]:
@@ -51,6 +51,52 @@ def data_environment(settings: Settings) -> dict[str, str]:
         "THALWEG_USGS_URL": settings.usgs_url,
         "PATH": _path_with_environment(),
     }
+
+
+def service_environment(settings: Settings) -> dict[str, str]:
+    """Environment of the hub itself and of its services."""
+    return data_environment(settings) | {
+        "THALWEG_INSTANCE": state.instance(settings),
+        "THALWEG_SCHEDULES": str(settings.schedules),
+        "THALWEG_SAMPLE": str(settings.sample),
+        "THALWEG_HOST": settings.host,
+        "THALWEG_PORT": str(settings.port),
+        "THALWEG_IDLE_TIMEOUT": str(settings.idle_timeout),
+        "THALWEG_DASK_IDLE_TIMEOUT": str(settings.dask_idle_timeout),
+        "DAGSTER_HOME": str(state.folder(settings, "dagster")),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def lab_environment(settings: Settings) -> dict[str, str]:
+    """Environment of a Lab server: the data, and where Dask Gateway is."""
+    port = state.ports(settings)
+    return data_environment(settings) | {
+        "THALWEG_INSTANCE": state.instance(settings),
+        "JUPYTER_CONFIG_PATH": str(settings.home / "hub-config" / "singleuser"),
+        "DASK_GATEWAY__ADDRESS": f"http://127.0.0.1:{port['dask_gateway']}",
+        "DASK_GATEWAY__PROXY_ADDRESS": f"gateway://127.0.0.1:{port['dask_gateway']}",
+        "DASK_GATEWAY__PUBLIC_ADDRESS": "/user/{JUPYTERHUB_USER}/dask",
+        "DASK_GATEWAY__AUTH__TYPE": "jupyterhub",
+        "THALWEG_DASK_TOKEN_FILE": str(_dask_token_file(settings)),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def dask_environment(settings: Settings) -> dict[str, str]:
+    """Environment of Dask's schedulers and workers: the data, and a guard on their web pages."""
+    return data_environment(settings) | {
+        "THALWEG_INSTANCE": state.instance(settings),
+        "THALWEG_DASK_TOKEN_FILE": str(_dask_token_file(settings)),
+        "DASK_DISTRIBUTED__SCHEDULER__PRELOAD": "thalweg.compute.guard",
+        "DASK_DISTRIBUTED__WORKER__PRELOAD": "thalweg.compute.guard",
+    }
+
+
+def _dask_token_file(settings: Settings) -> Path:
+    state.secret(settings, "dask-dashboard-token")
+    return settings.data_dir / "secrets" / "dask-dashboard-token"
 
 
 def _pyiceberg(settings: Settings, access: str, secret: str) -> str:

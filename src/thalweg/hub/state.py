@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import json
 import os
 import secrets
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from thalweg.errors import Unavailable
 from thalweg.settings import Settings
 
-__all__ = ["PORTS", "folder", "free_ports", "is_free", "ports", "private_file", "secret"]
+__all__ = [
+    "PORTS",
+    "fernet_key",
+    "folder",
+    "free_ports",
+    "instance",
+    "is_free",
+    "ports",
+    "private_file",
+    "secret",
+    "socket_path",
+]
 
 #: Every port behind the public one. All on loopback, chosen free, kept from start to start.
 PORTS = (
@@ -60,6 +74,31 @@ def secret(
     if not path.exists():
         private_file(path, make())
     return path.read_text()
+
+
+def fernet_key() -> str:
+    """A key that encrypts credentials at rest (Fernet: 32 bytes, URL-safe base 64)."""
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+
+
+def instance(settings: Settings) -> str:
+    """A mark that every process of this hub carries in its environment (THALWEG_INSTANCE)."""
+    return hashlib.sha256(str(settings.data_dir).encode()).hexdigest()[:16]
+
+
+def socket_path(settings: Settings, name: str) -> Path:
+    """Where the web app of this name listens: in a folder that only this account can enter.
+
+    Not below the data folder: the path of a UNIX socket holds 107 bytes at most (103 on macOS).
+    """
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    if len(str(base)) > 60:
+        base = Path("/tmp")  # noqa: S108
+    run = base / f"thalweg-{os.getuid()}-{instance(settings)[:8]}"
+    run.mkdir(mode=0o700, exist_ok=True)
+    if run.stat().st_uid != os.getuid() or run.stat().st_mode & 0o077:
+        raise Unavailable(f"{run} can be entered by others: remove it and start again")
+    return run / f"{name}.sock"
 
 
 def ports(settings: Settings) -> dict[str, int]:

@@ -1,0 +1,82 @@
+"""What only the laptop's hub needs: ports, users in a file, processes in place of pods."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from thalweg import settings as settings_module
+from thalweg.hub import environment, proxy, state, users
+
+__all__ = ["update", "url"]
+
+settings = settings_module.load()
+ports = state.ports(settings)
+
+
+def url(name):
+    """Where the pages of this web service are served, behind the public proxy."""
+    return f"http://127.0.0.1:{ports[name]}"
+
+
+def update(c, services):
+    """The laptop's section; `services` is the data of services.yaml."""
+    folder = state.folder(settings, "jupyterhub")
+    c.JupyterHub.bind_url = f"http://{settings.host}:{settings.port}/"
+    c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{ports['hub']}"
+    c.JupyterHub.db_url = f"sqlite:///{folder / 'jupyterhub.sqlite'}"
+    c.JupyterHub.cookie_secret_file = str(folder / "cookie_secret")
+    c.JupyterHub.authenticator_class = users.FileAuthenticator
+    c.FileAuthenticator.admin_users = {"admin"}
+    proxy.update(c, settings)
+    update_services(c, services)
+    update_spawner(c)
+
+
+def update_services(c, services):
+    """Each service is a process of this machine, supervised by the hub, with a log of its own."""
+    for declared in c.JupyterHub.services:
+        name = declared["name"]
+        names = {
+            "python": sys.executable,
+            "home": settings.home,
+            "socket": state.socket_path(settings, name),
+            "idle_timeout": settings.idle_timeout,
+        }
+        command = [part.format(**names) for part in services[name]["command"]]
+        if services[name].get("web"):
+            command = behind_login(name, command)
+        declared["command"] = [sys.executable, "-m", "thalweg.hub.service", name, *command]
+        declared["environment"] = environment.service_environment(settings)
+
+
+def behind_login(name, command):
+    """Put a web app that knows nothing of the hub behind its login.
+
+    The app listens on a UNIX socket that only this account can open, and starts at the first
+    visit; what listens on the port wants a login.
+    """
+    socket = state.socket_path(settings, name)
+    return [
+        str(Path(sys.executable).parent / "jupyter-standaloneproxy"),
+        f"--unix-socket={socket}", "--absolute-url", "--timeout=120", "--", *command,
+    ]  # fmt: skip
+
+
+def update_spawner(c):
+    """Lab as a process of this account, in a folder a user."""
+    c.JupyterHub.spawner_class = "simple"
+    c.SimpleLocalProcessSpawner.home_dir_template = str(settings.data_dir / "home" / "{username}")
+    c.Spawner.args = ["--allow-root"] if os.geteuid() == 0 else []
+    c.Spawner.environment = environment.lab_environment(settings)
+    c.Spawner.pre_spawn_hook = fill_home
+
+
+def fill_home(spawner):
+    """Give the user's folder the tutorials; what the user has changed is left as it is."""
+    home = state.folder(settings, "home", spawner.user.name)
+    for notebook in sorted((settings.home / "notebooks").rglob("*.ipynb")):
+        copy = home / notebook.relative_to(settings.home / "notebooks")
+        if not copy.exists() and ".ipynb_checkpoints" not in notebook.parts:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(notebook, copy)

@@ -1,0 +1,69 @@
+"""The processes of this hub, found by the mark in their environment, and how to end them.
+
+A mark finds also those whose parent was killed, so that nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import psutil
+
+from thalweg.hub import state
+from thalweg.settings import Settings
+
+__all__ = ["end", "label", "memory", "of_hub"]
+
+
+def of_hub(settings: Settings) -> dict[psutil.Process, dict[str, str]]:
+    """Every process of this hub but this one, with its environment."""
+    mark = state.instance(settings)
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            environ = process.environ()
+        except (psutil.Error, OSError):
+            continue
+        if environ.get("THALWEG_INSTANCE") == mark and process.pid != os.getpid():
+            found[process] = environ
+    return found
+
+
+def label(environ: dict[str, str]) -> str:
+    """What a process is part of: a service's name, `lab:USER`, `dask`, or a child of the stack."""
+    if "DASK_GATEWAY_CLUSTER_NAME" in environ:
+        return "dask clusters"
+    if user := environ.get("JUPYTERHUB_USER"):
+        return f"lab:{user}"
+    return environ.get("JUPYTERHUB_SERVICE_NAME") or environ.get("THALWEG_PART", "other")
+
+
+def memory(processes: Iterable[psutil.Process]) -> int:
+    """Memory of these processes in bytes: proportional share where the system tells, else RSS."""
+    total = 0
+    for process in processes:
+        try:
+            full = process.memory_full_info()
+            total += getattr(full, "pss", 0) or full.rss
+        except psutil.Error:
+            continue
+    return total
+
+
+def end(processes: Iterable[psutil.Process], patience: float = 10) -> None:
+    """Ask the processes to stop; after `patience` seconds, stop them."""
+    asked = list(processes)
+    for process in asked:
+        _quietly(process.terminate)
+    _, alive = psutil.wait_procs(asked, timeout=patience)
+    for process in alive:
+        _quietly(process.kill)
+    psutil.wait_procs(alive, timeout=5)
+
+
+def _quietly(act: object) -> None:
+    try:
+        act()  # type: ignore[operator]
+    except psutil.NoSuchProcess:
+        pass

@@ -1,0 +1,306 @@
+"""Bring the local hub up, keep it up, bring it down.
+
+Three processes are ours: the object store, the public proxy and JupyterHub; JupyterHub supervises
+the services (hub-config/services.yaml) and the Lab servers. `Stack.run` starts them in the order
+in which they need each other, starts again what dies, and ends all at SIGINT or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+import psutil
+import yaml
+
+from thalweg.errors import ThalwegError, Unavailable
+from thalweg.hub import environment, object_store, processes, proxy, state, users
+from thalweg.hub.service import open_log
+from thalweg.settings import Settings
+
+__all__ = ["Stack", "address", "checks", "down", "is_up", "running_pid", "services_healthy"]
+
+#: Less free disk than this, and the hub does not start.
+LEAST_DISK = 1_000_000_000
+
+Progress = Callable[[str], contextlib.AbstractContextManager[Any]]
+
+
+def address(settings: Settings) -> str:
+    """The one public address of the hub."""
+    return f"http://{settings.host}:{settings.port}"
+
+
+def running_pid(settings: Settings) -> int | None:
+    """Pid of the process that holds the hub up, or None: whoever holds the lock is it."""
+    path = settings.data_dir / "up.lock"
+    try:
+        with path.open("r+") as file, _locked(file):
+            return None
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return int(path.read_text() or 0)
+
+
+def is_up(settings: Settings) -> bool:
+    """Whether the login page answers."""
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"{address(settings)}/hub/health", timeout=5).is_success
+    return False
+
+
+def services(settings: Settings) -> dict[str, Any]:
+    """The services of the hub, as declared."""
+    path = settings.home / "hub-config" / "services.yaml"
+    return yaml.safe_load(path.read_text())  # type: ignore[no-any-return]
+
+
+def services_healthy(settings: Settings) -> dict[str, bool]:
+    """Which services answer: a web service at its port, another one by running."""
+    ports = state.ports(settings)
+    running = {processes.label(environ) for environ in processes.of_hub(settings).values()}
+    return {
+        name: _answers(f"http://127.0.0.1:{ports[name]}/services/{name}/")
+        if service.get("web")
+        else name in running and (name != "dask-gateway" or _gateway_answers(ports))
+        for name, service in services(settings).items()
+    }
+
+
+def checks(settings: Settings) -> None:
+    """What must hold before anything starts.
+
+    Raises
+    ------
+    Unavailable
+        The port is taken, the disk is full, the data folder cannot be written.
+    """
+    state.folder(settings)
+    if not os.access(settings.data_dir, os.W_OK | os.X_OK):
+        raise Unavailable(
+            f"cannot write to {settings.data_dir}: give another folder with --data-dir, "
+            "or mend its permissions"
+        )
+    free = psutil.disk_usage(str(settings.data_dir)).free
+    if free < LEAST_DISK:
+        raise Unavailable(
+            f"only {free / 1e9:.2f} GB free at {settings.data_dir}, and the hub wants 1 GB: "
+            "make room, or give a folder on another disk with --data-dir"
+        )
+    if not state.is_free(settings.host, settings.port):
+        raise Unavailable(
+            f"port {settings.port} on {settings.host} is taken by another program: "
+            f"choose another one, as in `thalweg up --port {settings.port + 1}`"
+        )
+
+
+def down(settings: Settings) -> bool:
+    """Stop the hub and everything it started; False when nothing ran."""
+    pid = running_pid(settings)
+    if pid:
+        with contextlib.suppress(ProcessLookupError, psutil.TimeoutExpired):
+            os.kill(pid, signal.SIGTERM)
+            psutil.wait_procs([psutil.Process(pid)], timeout=40)
+    left = processes.of_hub(settings)
+    processes.end(left)
+    return bool(pid or left)
+
+
+@dataclass
+class Stack:
+    """The hub of one data folder while this process holds it up."""
+
+    settings: Settings
+    progress: Progress = field(default=lambda _: contextlib.nullcontext())
+    children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    stopping: bool = False
+
+    def run(self, ready: Callable[[str | None], None]) -> None:
+        """Start all, call `ready` with the first user's new password (or None), supervise.
+
+        Raises
+        ------
+        Unavailable
+            The hub already runs, a check fails, or a part does not come up.
+        """
+        with self._alone():
+            signal.signal(signal.SIGTERM, self._ask_to_stop)
+            signal.signal(signal.SIGINT, self._ask_to_stop)
+            try:
+                password = self._start()
+                if not self.stopping:
+                    ready(password)
+                self._supervise()
+            finally:
+                with self.progress("Stopping"):
+                    self._stop()
+
+    def _start(self) -> str | None:
+        settings = self.settings
+        processes.end(processes.of_hub(settings))  # what a killed hub has left behind
+        checks(settings)
+        password = users.ensure_admin(settings)
+        with self.progress("Object store (S3 and Iceberg catalogue)"):
+            self._start_child("object-store")
+            self._wait("object-store", lambda: object_store.is_healthy(settings), 60)
+        with self.progress("Databases"):
+            self._migrate()
+        with self.progress("JupyterHub and its proxy"):
+            self._start_child("proxy")
+            self._start_child("hub")
+            self._wait("hub", lambda: is_up(settings), 90)
+        with self.progress("Services"):
+            self._wait("hub", lambda: all(services_healthy(settings).values()), 120)
+        return password
+
+    def _start_child(self, name: str) -> None:
+        settings = self.settings
+        extra: dict[str, str] = {}
+        if name == "object-store":
+            object_store.prepare(settings)
+            command, extra = object_store.command(settings), object_store.environment()
+        elif name == "proxy":
+            proxy.prepare(settings)
+            command = proxy.command(settings)
+        else:
+            command = [sys.executable, "-m", "jupyterhub", "-f"]
+            command.append(str(settings.home / "hub-config" / "jupyterhub_config.py"))
+        inherited = os.environ | environment.service_environment(settings)
+        log = open_log(settings.data_dir, name)
+        self.children[name] = subprocess.Popen(
+            command,
+            cwd=state.folder(settings, "jupyterhub"),
+            env=inherited | extra | {"THALWEG_PART": name},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for us; we end the parts in order
+        )
+        os.close(log)
+
+    def _wait(self, part: str, healthy: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not self.stopping and not healthy():
+            if self.children[part].poll() is not None:
+                raise Unavailable(f"{part} stopped while starting: see `thalweg logs {part}`")
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"{part} did not come up within {seconds:.0f} s: see `thalweg logs {part}`"
+                )
+            time.sleep(0.1)
+
+    def _migrate(self) -> None:
+        os.environ.update(environment.data_environment(self.settings))
+        from thalweg import database, warehouse
+
+        database.migrate(self.settings)
+        warehouse.migrate(self.settings)
+
+    def _supervise(self) -> None:
+        """Start again what dies, a little later each time that it dies soon."""
+        died: dict[str, list[float]] = {name: [] for name in self.children}
+        while not self.stopping:
+            for name, child in self.children.items():
+                if child.poll() is None or self.stopping:
+                    continue
+                died[name] = [t for t in died[name] if t > time.monotonic() - 300]
+                died[name].append(time.monotonic())
+                time.sleep(min(30, 2 ** len(died[name]) - 2))
+                if name == "hub":  # its services lost their supervisor; Lab servers live on
+                    processes.end(self._services())
+                self._start_child(name)
+            time.sleep(0.5)
+
+    def _services(self) -> list[psutil.Process]:
+        return [
+            process
+            for process, environ in processes.of_hub(self.settings).items()
+            if "JUPYTERHUB_SERVICE_NAME" in environ and "JUPYTERHUB_USER" not in environ
+        ]
+
+    def _stop(self) -> None:
+        for name in ("hub", "proxy"):
+            self._stop_child(name)
+        store = self.children.get("object-store")
+        rest = [p for p in processes.of_hub(self.settings) if not store or p.pid != store.pid]
+        processes.end(rest)
+        self._stop_child("object-store")
+
+    def _stop_child(self, name: str) -> None:
+        child = self.children.get(name)
+        if child is None or child.poll() is not None:
+            return
+        child.terminate()
+        try:
+            child.wait(20)
+        except subprocess.TimeoutExpired:
+            child.kill()
+
+    def _ask_to_stop(self, *_: Any) -> None:
+        self.stopping = True
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        path = state.folder(self.settings) / "up.lock"
+        try:
+            file = path.open("a+")
+        except OSError as error:
+            raise Unavailable(
+                f"cannot write to {self.settings.data_dir} ({error.strerror}): "
+                "give another folder with --data-dir, or mend its permissions"
+            ) from None
+        with file:
+            try:
+                locked = _locked(file)
+                locked.__enter__()
+            except BlockingIOError:
+                raise Unavailable(
+                    f"the hub already runs at {known_address(self.settings)} "
+                    f"(pid {running_pid(self.settings)}): `thalweg status` tells more"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            up = {"pid": os.getpid(), "address": address(self.settings), "since": time.time()}
+            state.private_file(self.settings.data_dir / "up.json", json.dumps(up))
+            yield
+
+
+def known_address(settings: Settings) -> str:
+    """The address at which the running hub was started."""
+    try:
+        return str(json.loads((settings.data_dir / "up.json").read_text())["address"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return address(settings)
+
+
+@contextlib.contextmanager
+def _locked(file: IO[str]) -> Iterator[None]:
+    """Hold an exclusive lock on an open file; BlockingIOError when another process holds it."""
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(url, timeout=5).status_code < 500
+    return False
+
+
+def _gateway_answers(ports: dict[str, int]) -> bool:
+    return _answers(f"http://127.0.0.1:{ports['dask_gateway']}/api/health")

@@ -1,0 +1,123 @@
+"""The people of the local hub: a file of names, groups and password hashes (Argon2id, 0600).
+
+On a cluster people log in by OIDC, and this file plays no part.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from jupyterhub.auth import Authenticator
+
+from thalweg import settings as settings_module
+from thalweg.errors import InvalidInput, NotFound, nearest
+from thalweg.hub import state
+from thalweg.settings import Settings
+
+__all__ = ["FileAuthenticator", "add", "ensure_admin", "groups", "names", "set_password"]
+
+ADMIN = "admin"
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+hasher = PasswordHasher()
+#: Checked when the name is unknown, so that the answer takes as long as for a known one.
+NOBODY = hasher.hash(secrets.token_hex(16))
+
+
+def names(settings: Settings) -> dict[str, list[str]]:
+    """Each user's groups, by name."""
+    return {name: user["groups"] for name, user in _read(settings).items()}
+
+
+def add(settings: Settings, name: str, group_names: Iterable[str]) -> str:
+    """Add a user with a generated password, and return the password.
+
+    Raises
+    ------
+    InvalidInput
+        The name is taken, or is not 1 to 32 of a-z, 0-9, `_`, `-` beginning with a letter.
+    NotFound
+        A group that groups.yaml does not have.
+    """
+    if not NAME.fullmatch(name):
+        raise InvalidInput(
+            f"user name {name!r}: expected 1 to 32 of a-z, 0-9, _ and -, beginning with a letter"
+        )
+    users = _read(settings)
+    if name in users:
+        raise InvalidInput(f"user {name!r} exists: `thalweg user password {name}` gives a new one")
+    wanted = list(group_names)
+    for group in wanted:
+        if group not in groups(settings):
+            raise NotFound(f"no group {group!r}{nearest(group, groups(settings))}")
+    password = secrets.token_urlsafe(12)
+    users[name] = {"password": hasher.hash(password), "groups": wanted}
+    _write(settings, users)
+    return password
+
+
+def set_password(settings: Settings, name: str, password: str | None = None) -> str:
+    """Give a user a new password (generated when None), and return it."""
+    users = _read(settings)
+    if name not in users:
+        raise NotFound(f"no user {name!r}{nearest(name, users)}")
+    password = password or secrets.token_urlsafe(12)
+    if len(password) < 8:
+        raise InvalidInput("the password has fewer than 8 characters: choose a longer one")
+    users[name]["password"] = hasher.hash(password)
+    _write(settings, users)
+    return password
+
+
+def ensure_admin(settings: Settings) -> str | None:
+    """Make the first user, in every group; the password, or None when the user exists."""
+    if ADMIN in _read(settings):
+        return None
+    password = add(settings, ADMIN, groups(settings))
+    state.private_file(state.folder(settings, "secrets") / "admin-password", password + "\n")
+    return password
+
+
+def groups(settings: Settings) -> list[str]:
+    """Names of the hub's groups (hub-config/groups.yaml)."""
+    return list(yaml.safe_load((settings.home / "hub-config" / "groups.yaml").read_text()))
+
+
+class FileAuthenticator(Authenticator):
+    """Log in with a name and password of the users file; read again at each login."""
+
+    async def authenticate(self, handler: Any, data: dict[str, str]) -> dict[str, Any] | None:
+        user = _read(settings_module.load()).get(data["username"])
+        try:
+            hasher.verify(user["password"] if user else NOBODY, data["password"])
+        except (VerificationError, InvalidHashError):
+            return None
+        return {"name": data["username"], "groups": user["groups"]} if user else None
+
+    async def refresh_user(self, user: Any, handler: Any = None, **_: Any) -> Any:
+        """Groups follow the file; a user who is no longer in it is logged out."""
+        known = _read(settings_module.load()).get(user.name)
+        return {"name": user.name, "groups": known["groups"]} if known else False
+
+
+def _path(settings: Settings) -> Path:
+    return settings.data_dir / "secrets" / "users.json"
+
+
+def _read(settings: Settings) -> dict[str, Any]:
+    try:
+        users: dict[str, Any] = json.loads(_path(settings).read_text())
+    except FileNotFoundError:
+        return {}
+    return users
+
+
+def _write(settings: Settings, users: dict[str, Any]) -> None:
+    state.private_file(_path(settings), json.dumps(users, indent=1))
