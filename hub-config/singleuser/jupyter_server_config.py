@@ -10,7 +10,8 @@ c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
 c.MappingKernelManager.cull_idle_timeout = 0  # the hub culls whole servers
 
 # A cluster's dashboard wants a token; this server, which only its owner can open, adds it.
-gateway, token_file = (os.environ.get(n) for n in ("DASK_GATEWAY__ADDRESS", "THALWEG_DASK_TOKEN_FILE"))
+gateway = os.environ.get("DASK_GATEWAY__ADDRESS")
+token_file = os.environ.get("THALWEG_DASK_TOKEN_FILE")
 if gateway and token_file:
     token = Path(token_file).read_text()
     c.ServerProxy.servers = {

@@ -18,6 +18,10 @@ from thalweg.errors import InvalidInput, nearest
 __all__ = ["Settings", "describe", "load"]
 
 
+#: Names after THALWEG_ that a run or the hub sets for its children; they are no settings.
+NOT_SETTINGS = frozenset({"dask_token_file", "instance", "part", "run_id"})
+
+
 def setting(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
@@ -98,8 +102,7 @@ def _layers(
         raise InvalidInput(f"{file} is not valid TOML: {error}") from None
     prefix = "THALWEG_"
     from_environ = {k[len(prefix) :].lower(): v for k, v in environ.items() if k.startswith(prefix)}
-    # Set by a run or by the hub for its children; not settings.
-    for name in ("run_id", "instance", "dask_token_file"):
+    for name in NOT_SETTINGS:
         from_environ.pop(name, None)
     given = {k: v for k, v in flags.items() if v is not None}
     return [(str(file), from_file), ("the environment", from_environ), ("the flags", given)]

@@ -100,17 +100,19 @@ def environment() -> dict[str, str]:
 
 
 def is_healthy(settings: Settings) -> bool:
-    """Whether S3 and the Iceberg catalogue answer, and the table bucket is there."""
+    """Whether S3 answers, and the Iceberg catalogue with its table bucket."""
     port = state.ports(settings)
-    token_url = f"http://127.0.0.1:{port['iceberg']}/v1/oauth/tokens"
+    iceberg = f"http://127.0.0.1:{port['iceberg']}/v1"
     access, secret = keys(settings)
     form = {"grant_type": "client_credentials", "client_id": access, "client_secret": secret}
     try:
         s3 = httpx.get(f"http://127.0.0.1:{port['s3']}/status", timeout=2)
-        iceberg = httpx.post(token_url, data=form, timeout=2)
-    except httpx.HTTPError:
+        token = httpx.post(f"{iceberg}/oauth/tokens", data=form, timeout=2)
+        bearer = {"Authorization": f"Bearer {token.json().get('access_token')}"}
+        tables = httpx.get(f"{iceberg}/{TABLE_BUCKET}/namespaces", headers=bearer, timeout=2)
+    except (httpx.HTTPError, ValueError):
         return False
-    return s3.is_success and iceberg.is_success
+    return s3.is_success and tables.is_success
 
 
 def _security_toml(conf: Path) -> str:

@@ -5,8 +5,9 @@ A mark finds also those whose parent was killed, so that nothing is left behind.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import psutil
 
@@ -62,8 +63,6 @@ def end(processes: Iterable[psutil.Process], patience: float = 10) -> None:
     psutil.wait_procs(alive, timeout=5)
 
 
-def _quietly(act: object) -> None:
-    try:
-        act()  # type: ignore[operator]
-    except psutil.NoSuchProcess:
-        pass
+def _quietly(act: Callable[[], None]) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        act()

@@ -17,14 +17,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Any
 
 import httpx
 import psutil
 import yaml
 
-from thalweg.errors import ThalwegError, Unavailable
+from thalweg.errors import Unavailable
 from thalweg.hub import environment, object_store, processes, proxy, state, users
 from thalweg.hub.service import open_log
 from thalweg.settings import Settings
@@ -261,10 +260,9 @@ class Stack:
                 f"cannot write to {self.settings.data_dir} ({error.strerror}): "
                 "give another folder with --data-dir, or mend its permissions"
             ) from None
-        with file:
+        with file, contextlib.ExitStack() as held:
             try:
-                locked = _locked(file)
-                locked.__enter__()
+                held.enter_context(_locked(file))
             except BlockingIOError:
                 raise Unavailable(
                     f"the hub already runs at {known_address(self.settings)} "

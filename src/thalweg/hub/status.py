@@ -6,7 +6,7 @@ from typing import Any
 
 import psutil
 
-from thalweg.hub import processes, stack, state
+from thalweg.hub import object_store, processes, stack, state
 from thalweg.settings import Settings
 
 __all__ = ["parts"]
@@ -36,7 +36,7 @@ def _known(
     address = stack.known_address(settings)
     answers = stack.is_up(settings) if groups else False
     healthy = stack.services_healthy(settings) if groups else {}
-    store = bool(groups) and stack.object_store.is_healthy(settings)
+    store = bool(groups) and object_store.is_healthy(settings)
     s3 = f"http://127.0.0.1:{state.ports(settings)['s3']}" if groups else None
     known: dict[str, tuple[str, str | None]] = {
         "thalweg up": ("up" if "thalweg up" in groups else "down", None),

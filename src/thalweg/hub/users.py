@@ -90,7 +90,7 @@ def groups(settings: Settings) -> list[str]:
     return list(yaml.safe_load((settings.home / "hub-config" / "groups.yaml").read_text()))
 
 
-class FileAuthenticator(Authenticator):
+class FileAuthenticator(Authenticator):  # type: ignore[misc]
     """Log in with a name and password of the users file; read again at each login."""
 
     async def authenticate(self, handler: Any, data: dict[str, str]) -> dict[str, Any] | None:
