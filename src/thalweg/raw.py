@@ -1,0 +1,179 @@
+"""The landing zone: every file as the provider gave it, written once and never changed.
+
+A file lies at `{raw_uri}/{source}/{dataset}/{YYYY-MM-DD}/{id}.{extension}` (UTC date of ingest,
+UUIDv7) and has a row in the registry: where it came from, when, its checksum, by which run.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from thalweg import database, record, storage
+from thalweg.database import RawFileRow
+from thalweg.errors import InvalidInput
+from thalweg.settings import Settings, load
+
+__all__ = ["RawFile", "find", "land", "read"]
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """One immutable file of the landing zone, as the registry knows it."""
+
+    id: str
+    source: str
+    dataset: str
+    uri: str
+    url: str
+    sha256: str
+    size: int
+    headers: Mapping[str, Any]
+    valid_from: dt.datetime | None
+    valid_to: dt.datetime | None
+    run_id: str | None
+    ingested_at: dt.datetime
+
+
+def land(
+    source: str,
+    dataset: str,
+    content: bytes,
+    *,
+    extension: str,
+    url: str,
+    headers: Mapping[str, str] | None = None,
+    valid_from: dt.datetime | None = None,
+    valid_to: dt.datetime | None = None,
+    settings: Settings | None = None,
+) -> RawFile:
+    """Keep `content` as evidence and register it; the same bytes of a dataset are kept once.
+
+    Parameters
+    ----------
+    source, dataset, extension
+        Parts of the key: lower-case letters, digits, `_`, `.` and `-`.
+    url, headers
+        Where the bytes came from, and what the server said about them.
+    valid_from, valid_to
+        First and last time the content speaks of, if known; timezone-aware.
+
+    Returns
+    -------
+    RawFile
+        The file landed now, or the earlier one with the same bytes.
+
+    Raises
+    ------
+    InvalidInput
+        A name that cannot be part of a key, a time without a time zone, or no bytes at all.
+    """
+    settings = settings or load()
+    _check(source, dataset, extension, content, valid_from, valid_to)
+    sha256 = hashlib.sha256(content).hexdigest()
+    if earlier := _same(source, dataset, sha256, settings):
+        return earlier
+    now = dt.datetime.now(dt.UTC)
+    id = database.new_id()
+    file = RawFile(
+        id=id,
+        source=source,
+        dataset=dataset,
+        uri=f"{settings.raw_uri}/{source}/{dataset}/{now:%Y-%m-%d}/{id}.{extension}",
+        url=url,
+        sha256=sha256,
+        size=len(content),
+        headers=dict(headers or {}),
+        valid_from=valid_from,
+        valid_to=valid_to,
+        run_id=record.current_run_id(),
+        ingested_at=now,
+    )
+    # The object before its row: what is registered can be read.
+    storage.put_new(file.uri, content)
+    try:
+        with database.session(settings) as session, session.begin():
+            session.add(RawFileRow(**{f.name: getattr(file, f.name) for f in fields(file)}))
+    except IntegrityError:
+        winner = _same(source, dataset, sha256, settings)
+        if winner is None:
+            raise
+        # Another writer registered the same bytes first; nobody has seen our copy.
+        storage.filesystem(file.uri).rm_file(file.uri)
+        return winner
+    record.note("wrote", "raw", dataset, file.id)
+    return file
+
+
+def read(file: RawFile) -> bytes:
+    """The bytes of a raw file, checked against the registry.
+
+    Raises
+    ------
+    InvalidInput
+        The stored bytes are not those that landed.
+    NotFound, Unavailable
+        The object is gone, or the store does not answer.
+    """
+    content = storage.read(file.uri)
+    if hashlib.sha256(content).hexdigest() != file.sha256:
+        raise InvalidInput(
+            f"raw file {file.id} is damaged: {file.uri} holds {len(content)} bytes whose sha256 is "
+            f"not the registered {file.sha256[:12]}… ({file.size} bytes from {file.url}); restore "
+            f"the object from a backup"
+        )
+    record.note("read", "raw", file.dataset, file.id)
+    return content
+
+
+def find(
+    source: str | None = None,
+    dataset: str | None = None,
+    ids: Iterable[str] | None = None,
+    settings: Settings | None = None,
+) -> list[RawFile]:
+    """The registered files of a source, a dataset or with these ids, oldest first."""
+    wanted = select(RawFileRow).order_by(RawFileRow.id)
+    if source is not None:
+        wanted = wanted.where(RawFileRow.source == source)
+    if dataset is not None:
+        wanted = wanted.where(RawFileRow.dataset == dataset)
+    if ids is not None:
+        wanted = wanted.where(RawFileRow.id.in_(list(ids)))
+    with database.session(settings) as session:
+        return [_file(row) for row in session.scalars(wanted)]
+
+
+def _same(source: str, dataset: str, sha256: str, settings: Settings) -> RawFile | None:
+    wanted = select(RawFileRow).filter_by(source=source, dataset=dataset, sha256=sha256)
+    with database.session(settings) as session:
+        row = session.scalar(wanted)
+        return _file(row) if row else None
+
+
+def _file(row: RawFileRow) -> RawFile:
+    return RawFile(**{f.name: getattr(row, f.name) for f in fields(RawFile)})
+
+
+def _check(
+    source: str, dataset: str, extension: str, content: bytes, *times: dt.datetime | None
+) -> None:
+    for name in (source, dataset, extension):
+        if not NAME.fullmatch(name):
+            raise InvalidInput(
+                f"{name!r} cannot be part of a raw file's key: expected lower-case letters, "
+                f"digits, '_', '.' and '-'"
+            )
+    if not content:
+        raise InvalidInput(f"{source}/{dataset}: an empty file is no evidence; nothing landed")
+    if any(time is not None and time.tzinfo is None for time in times):
+        raise InvalidInput(f"{source}/{dataset}: valid_from and valid_to need a time zone")

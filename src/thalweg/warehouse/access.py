@@ -1,0 +1,124 @@
+"""Opening and reading the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pyarrow as pa
+from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.exceptions import NoSuchTableError, RESTError
+from pyiceberg.expressions import AlwaysTrue, BooleanExpression
+from pyiceberg.table import Table
+from pyiceberg.utils.config import Config
+from pyparsing import ParseException
+from requests.exceptions import RequestException
+
+from thalweg import record
+from thalweg.errors import InvalidInput, NotFound, Unavailable, nearest
+from thalweg.settings import Settings, load
+from thalweg.warehouse.schema import NAMESPACE, TABLES, TableDefinition
+
+__all__ = ["catalog", "definition", "names", "read", "table"]
+
+
+def names() -> list[str]:
+    """Names of the warehouse's tables, in referential order."""
+    return list(TABLES)
+
+
+def definition(name: str) -> TableDefinition:
+    """The declaration of a table; raises `NotFound` with the nearest known name."""
+    if name not in TABLES:
+        raise NotFound(f"unknown table {name!r}{nearest(name, TABLES)}")
+    return TABLES[name]
+
+
+def catalog(settings: Settings | None = None) -> Catalog:
+    """The PyIceberg catalogue named by `Settings.warehouse`, configured as PyIceberg wants it."""
+    name = (settings or load()).warehouse
+    # Read now: PyIceberg itself reads its configuration only once, when it is imported.
+    properties = Config().get_catalog_config(name)
+    if not properties:
+        raise Unavailable(
+            f"no Iceberg catalogue named {name!r} is configured; run inside the hub, or set "
+            f"PYICEBERG_HOME or PYICEBERG_CATALOG__{name.upper()}__URI"
+        )
+    with reachable(name):
+        return load_catalog(name, **{k: v for k, v in properties.items() if isinstance(v, str)})
+
+
+def table(name: str, settings: Settings | None = None) -> Table:
+    """The Iceberg table, as of now."""
+    definition(name)
+    found = catalog(settings)
+    try:
+        with reachable(found.name):
+            return found.load_table((NAMESPACE, name))
+    except NoSuchTableError:
+        raise Unavailable(
+            f"table {name!r} is not in the catalogue yet; run `thalweg.warehouse.migrate()`"
+        ) from None
+
+
+def read(
+    name: str,
+    columns: Sequence[str] | None = None,
+    where: str | BooleanExpression | None = None,
+    snapshot_id: int | None = None,
+    settings: Settings | None = None,
+) -> pa.Table:
+    """Rows of a table.
+
+    Parameters
+    ----------
+    columns
+        Names of the columns wanted, all by default.
+    where
+        Condition on the rows: a PyIceberg expression, or its text form:
+        `"location_id = 'usgs-03171000' and value_time >= '2024-09-26T00:00:00+00:00'"`.
+        Put values from outside into an expression, not into text.
+    snapshot_id
+        The state of the table to read; the newest by default.
+
+    Returns
+    -------
+    pyarrow.Table
+        With the declared columns; times are UTC. The order of rows is not promised.
+
+    Raises
+    ------
+    NotFound
+        An unknown table, column or snapshot.
+    InvalidInput
+        A condition that cannot be understood.
+    """
+    known = definition(name).columns
+    for column in columns or ():
+        if column not in known:
+            raise NotFound(f"unknown column {column!r} of {name}{nearest(column, known)}")
+    found = table(name, settings)
+    snapshot = found.snapshot_by_id(snapshot_id) if snapshot_id else found.current_snapshot()
+    if snapshot_id and snapshot is None:
+        raise NotFound(f"table {name!r} has no snapshot {snapshot_id}")
+    fields = tuple(columns) if columns else ("*",)
+    try:
+        scan = found.scan(where or AlwaysTrue(), selected_fields=fields, snapshot_id=snapshot_id)
+        with reachable(found.catalog.name):
+            rows: pa.Table = scan.to_arrow()
+    except (ParseException, ValueError, TypeError) as error:
+        raise InvalidInput(f"cannot read {name} where {where}: {error}") from error
+    if snapshot is not None:
+        record.note("read", "table", name, str(snapshot.snapshot_id), rows.num_rows)
+    return rows
+
+
+@contextmanager
+def reachable(name: str) -> Iterator[None]:
+    """Turn a catalogue that does not answer into one clear line."""
+    try:
+        yield
+    except (RequestException, RESTError) as error:
+        raise Unavailable(
+            f"the Iceberg catalogue {name!r} does not answer: {error}; see `thalweg status`"
+        ) from error

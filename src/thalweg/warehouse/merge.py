@@ -1,0 +1,313 @@
+"""Writing: a batch is merged into its table by key, in one commit; nothing is lost or doubled.
+
+Only the range of the batch is read again; DuckDB compares it with the batch, and what differs
+is committed against the state that was read. If another writer was faster, the comparison is made
+again from the new state. A batch that changes nothing makes no snapshot.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyiceberg.catalog import Catalog
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    CommitStateUnknownException,
+)
+from pyiceberg.expressions import (
+    And,
+    BooleanExpression,
+    GreaterThanOrEqual,
+    In,
+    LessThanOrEqual,
+)
+from pyiceberg.expressions.visitors import bind
+from pyiceberg.io.pyarrow import expression_to_pyarrow
+from pyiceberg.table import Table
+
+from thalweg import record
+from thalweg.errors import InvalidInput, Unavailable, nearest
+from thalweg.settings import Settings
+from thalweg.warehouse.access import catalog, definition, reachable, table
+from thalweg.warehouse.schema import (
+    NAMESPACE,
+    PROPERTIES,
+    PROVENANCE,
+    SEEDS,
+    TABLES,
+    TableDefinition,
+)
+
+__all__ = ["Written", "migrate", "write", "write_all"]
+
+ATTEMPTS = 40
+# Above this many values a range says as much as a list, and is cheaper to test.
+LONGEST_LIST = 200
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a write did: rows added, changed and found unchanged, and the snapshot after it."""
+
+    table: str
+    added: int
+    changed: int
+    unchanged: int
+    snapshot_id: int | None
+
+
+def migrate(settings: Settings | None = None) -> None:
+    """Make the tables that are missing, add the columns that are missing, set their properties."""
+    found = catalog(settings)
+    with reachable(found.name):
+        found.create_namespace_if_not_exists(NAMESPACE)
+        for name, declared in TABLES.items():
+            _migrate_table(found, name, declared)
+    for name, rows in SEEDS.items():
+        write(name, pa.Table.from_pylist(rows), settings, replace=False)
+
+
+def write(
+    name: str, rows: pa.Table, settings: Settings | None = None, *, replace: bool = True
+) -> Written:
+    """Merge rows into a table by its key: add what is new, replace what has another value.
+
+    Within the batch the last row of a key wins. A row whose values are those of the table stays
+    as it is, with the raw file and run that first brought it.
+
+    Parameters
+    ----------
+    rows
+        The table's columns in any order; nullable ones may be missing. Times carry a time zone.
+    replace
+        Whether later values replace earlier ones; else only new keys are added.
+
+    Raises
+    ------
+    InvalidInput
+        Unknown, missing or ill-typed columns; null or NaN where a value is needed; a unit or
+        variable that is not in its table.
+    Unavailable
+        The catalogue does not answer, or other writers were faster again and again.
+    """
+    declared = definition(name)
+    batch = _last_of_each_key(_conform(name, rows, declared), declared.key)
+    _check_references(name, batch, declared, settings)
+    for attempt in range(ATTEMPTS):
+        found = table(name, settings)
+        merge = _compare(found, batch, declared)
+        if not replace:
+            merge = _Merge(merge.added, batch.slice(0, 0), merge.stays)
+        try:
+            _commit(found, merge, declared)
+        except (CommitFailedException, CommitStateUnknownException):
+            # Others write too: wait a little longer each time, never in step with them.
+            time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))  # noqa: S311
+            continue
+        return _written(name, found, merge, batch.num_rows)
+    raise Unavailable(f"{name}: {ATTEMPTS} commits in a row lost to other writers; write again")
+
+
+def write_all(
+    tables: Mapping[str, pa.Table], settings: Settings | None = None, *, replace: bool = True
+) -> list[Written]:
+    """Write several tables, those first that others refer to."""
+    for name in tables:
+        definition(name)
+    return [write(n, tables[n], settings, replace=replace) for n in TABLES if n in tables]
+
+
+@dataclass(frozen=True)
+class _Merge:
+    added: pa.Table  # rows of the batch whose key is new
+    changed: pa.Table  # rows of the batch whose key is there with other values
+    stays: pa.Table  # rows of the table, in the batch's range, that are not replaced
+
+
+def _compare(found: Table, batch: pa.Table, declared: TableDefinition) -> _Merge:
+    if found.current_snapshot() is None or not batch.num_rows:
+        return _Merge(batch, batch.slice(0, 0), batch.slice(0, 0))
+    with reachable(found.catalog.name):
+        existing = found.scan(_span(batch, declared.range)).to_arrow().cast(declared.arrow)
+    values = [c for c in declared.columns if c not in declared.key and c not in PROVENANCE]
+    same_key = " AND ".join(f'b."{c}" IS NOT DISTINCT FROM e."{c}"' for c in declared.key)
+    differs = " OR ".join(f'b."{c}" IS DISTINCT FROM e."{c}"' for c in values) or "false"
+    # Names only, all of them declared by us; no value is put into the text.
+    pairs = _query(
+        f"SELECT b.row AS batch_row, e.row AS existing_row, ({differs}) AS differs "  # noqa: S608
+        f"FROM batch b LEFT JOIN existing e ON {same_key}",
+        batch=_numbered(batch),
+        existing=_numbered(existing),
+    )
+    added = pairs.filter(pc.field("existing_row").is_null())
+    changed = pairs.filter(pc.field("existing_row").is_valid() & pc.field("differs"))
+    replaced = pc.is_in(pa.array(range(existing.num_rows)), changed["existing_row"])
+    return _Merge(
+        batch.take(added["batch_row"]),
+        batch.take(changed["batch_row"]),
+        existing.filter(pc.invert(replaced)),
+    )
+
+
+def _commit(found: Table, merge: _Merge, declared: TableDefinition) -> None:
+    """One commit: an append where all rows are new, else an overwrite of the changed range."""
+    if not merge.changed.num_rows:
+        if merge.added.num_rows:
+            found.append(_sorted(merge.added, declared))
+        return
+    span = _span(merge.changed, declared.range)
+    stays = merge.stays.filter(
+        expression_to_pyarrow(bind(found.schema(), span, case_sensitive=True))
+    )
+    rows = pa.concat_tables([stays, merge.added, merge.changed])
+    found.overwrite(_sorted(rows, declared), overwrite_filter=span)
+
+
+def _written(name: str, found: Table, merge: _Merge, rows: int) -> Written:
+    snapshot = found.current_snapshot()
+    added, changed = merge.added.num_rows, merge.changed.num_rows
+    if snapshot is not None and added + changed:
+        record.note("wrote", "table", name, str(snapshot.snapshot_id), added + changed)
+    unchanged = rows - added - changed
+    return Written(name, added, changed, unchanged, snapshot.snapshot_id if snapshot else None)
+
+
+def _span(rows: pa.Table, columns: tuple[str, ...]) -> BooleanExpression:
+    """The smallest simple condition that holds for all rows: lists of values, or ranges."""
+    return reduce(And, (_between(name, rows[name]) for name in columns))
+
+
+def _between(name: str, values: pa.ChunkedArray) -> BooleanExpression:
+    if pa.types.is_string(values.type):
+        distinct = values.unique()
+        if len(distinct) <= LONGEST_LIST:
+            return In(name, distinct.to_pylist())  # type: ignore[call-arg, arg-type]
+    ends = pc.min_max(values)
+    first, last = (_literal(ends[end]) for end in ("min", "max"))
+    return And(
+        GreaterThanOrEqual(name, first),  # type: ignore[call-arg, arg-type]
+        LessThanOrEqual(name, last),  # type: ignore[call-arg, arg-type]
+    )
+
+
+def _literal(value: pa.Scalar) -> str:
+    """PyIceberg reads a time from its ISO text."""
+    python = value.as_py()
+    return python.isoformat() if isinstance(python, dt.datetime) else str(python)
+
+
+def _conform(name: str, rows: pa.Table, declared: TableDefinition) -> pa.Table:
+    """The rows with the declared columns, order and types, stamped with the run."""
+    for column in rows.column_names:
+        if column not in declared.columns:
+            hint = nearest(column, declared.columns)
+            raise InvalidInput(f"{name} has no column {column!r}{hint}")
+    run_id = pa.array([record.current_run_id()] * rows.num_rows, pa.string())
+    columns = {
+        column: run_id if column == "run_id" else _column(name, column, rows, field, declared)
+        for column, field in zip(declared.columns, declared.arrow, strict=True)
+    }
+    return pa.table(columns, schema=declared.arrow)
+
+
+def _column(
+    name: str, column: str, rows: pa.Table, field: pa.Field, declared: TableDefinition
+) -> pa.ChunkedArray | pa.Array:
+    nullable = declared.columns[column].nullable
+    if column not in rows.column_names:
+        if not nullable:
+            raise InvalidInput(f"{name} needs column {column!r}: {declared.columns[column].doc}")
+        return pa.nulls(rows.num_rows, field.type)
+    values = rows[column]
+    zoned = pa.types.is_null(values.type) or getattr(values.type, "tz", None) is not None
+    if pa.types.is_timestamp(field.type) and not zoned:
+        raise InvalidInput(
+            f"{name}.{column} is {values.type}: expected times with a time zone; give it one "
+            f'with pyarrow.compute.assume_timezone(column, "UTC")'
+        )
+    try:
+        values = values.cast(field.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InvalidInput(
+            f"{name}.{column} is {values.type}: expected {field.type}: {error}"
+        ) from None
+    if values.null_count and not nullable:
+        raise InvalidInput(
+            f"{name}.{column} is null in {values.null_count} of {rows.num_rows} rows: "
+            f"{declared.columns[column].doc}; leave out rows that have no value"
+        )
+    if pa.types.is_floating(field.type) and pc.all(pc.is_finite(values)).as_py() not in (
+        True,
+        None,
+    ):
+        raise InvalidInput(
+            f"{name}.{column} holds NaN or infinity; leave out rows that have no value"
+            + (", or use null" if nullable else "")
+        )
+    return values
+
+
+def _last_of_each_key(batch: pa.Table, key: tuple[str, ...]) -> pa.Table:
+    names = ", ".join(f'"{c}"' for c in key)
+    last = _query(
+        f"SELECT max(row) AS row FROM batch GROUP BY {names} ORDER BY row",  # noqa: S608
+        batch=_numbered(batch.select(key)),
+    )
+    return batch.take(last["row"]) if last.num_rows < batch.num_rows else batch
+
+
+def _check_references(
+    name: str, batch: pa.Table, declared: TableDefinition, settings: Settings | None
+) -> None:
+    for column, (other, key) in declared.references.items():
+        known = set(table(other, settings).scan(selected_fields=(key,)).to_arrow()[key].to_pylist())
+        for value in batch[column].unique().to_pylist():
+            if value not in known:
+                raise InvalidInput(
+                    f"{name}.{column}: unknown {value!r}{nearest(value, known)}; convert to a "
+                    f"known one, or add it first with thalweg.warehouse.write({other!r}, …)"
+                )
+
+
+def _sorted(rows: pa.Table, declared: TableDefinition) -> pa.Table:
+    return rows.sort_by([(name, "ascending") for name in declared.key])
+
+
+def _numbered(rows: pa.Table) -> pa.Table:
+    return rows.append_column("row", pa.array(range(rows.num_rows), pa.int64()))
+
+
+def _query(sql: str, **tables: pa.Table) -> pa.Table:
+    with duckdb.connect() as connection:
+        for name, rows in tables.items():
+            connection.register(name, rows)
+        return connection.execute(sql).to_arrow_table()
+
+
+def _migrate_table(found: Catalog, name: str, declared: TableDefinition) -> None:
+    made = found.create_table_if_not_exists(
+        (NAMESPACE, name),
+        schema=declared.iceberg,
+        partition_spec=declared.partition_spec,
+        sort_order=declared.sort_order,
+        properties=PROPERTIES | {"comment": declared.doc},
+    )
+    missing = [c for c in declared.columns if c not in made.schema().column_names]
+    wanted = PROPERTIES | {"comment": declared.doc}
+    with made.transaction() as transaction:
+        if missing:
+            with transaction.update_schema() as update:
+                for column in missing:
+                    update.add_column(
+                        column, declared.columns[column].type, doc=declared.columns[column].doc
+                    )
+        if wanted.items() - made.properties.items():
+            transaction.set_properties(wanted)

@@ -1,0 +1,218 @@
+"""The tables of the warehouse, declared as data; names and field order are TEEHR's.
+
+To change a table, change its declaration: `migrate` adds what is missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.table.sorting import SortField, SortOrder
+from pyiceberg.transforms import IdentityTransform, MonthTransform
+from pyiceberg.types import (
+    BinaryType,
+    DoubleType,
+    LongType,
+    NestedField,
+    PrimitiveType,
+    StringType,
+    TimestamptzType,
+)
+
+__all__ = ["NAMESPACE", "PROPERTIES", "SEEDS", "TABLES", "Column", "TableDefinition"]
+
+NAMESPACE = "hydro"
+PROPERTIES = {
+    "commit.manifest-merge.enabled": "true",
+    # A conflicting commit must be computed again from the new state, which `write` does itself.
+    "commit.retry.num-retries": "0",
+    "write.metadata.delete-after-commit.enabled": "true",
+    "write.metadata.previous-versions-max": "20",
+    "write.parquet.row-group-limit": "131072",
+}
+TIME = TimestamptzType()
+TEXT = StringType()
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: Iceberg type, what it means (with its unit), and whether null is allowed."""
+
+    type: PrimitiveType
+    doc: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class TableDefinition:
+    """One table: its columns, its key, and how its rows are laid out."""
+
+    doc: str
+    columns: dict[str, Column]
+    key: tuple[str, ...]
+    # Columns whose range or set of values bounds what a write has to read again.
+    range: tuple[str, ...]
+    # Column → (table, column) in which its values have to be known.
+    references: dict[str, tuple[str, str]] = field(default_factory=dict)
+    month_of: str | None = None
+
+    @property
+    def iceberg(self) -> Schema:
+        """The Iceberg schema; ids count from 1 in declared order."""
+        items = enumerate(self.columns.items(), start=1)
+        return Schema(
+            *(
+                NestedField(i, name, c.type, doc=c.doc, required=not c.nullable)
+                for i, (name, c) in items
+            )
+        )
+
+    @property
+    def arrow(self) -> pa.Schema:
+        """The Arrow schema that rows have when they are written and read."""
+        return self.iceberg.as_arrow().remove_metadata()
+
+    @property
+    def partition_spec(self) -> PartitionSpec:
+        """By month where the table has a time, so that new months leave old files alone."""
+        if self.month_of is None:
+            return PartitionSpec()
+        source = self.iceberg.find_field(self.month_of).field_id
+        return PartitionSpec(
+            PartitionField(source, 1000, MonthTransform(), f"{self.month_of}_month")
+        )
+
+    @property
+    def sort_order(self) -> SortOrder:
+        """By key: a location's series lies together, in order of time."""
+        ids = [self.iceberg.find_field(name).field_id for name in self.key]
+        return SortOrder(*(SortField(i, transform=IdentityTransform()) for i in ids))
+
+
+PROVENANCE = {
+    "raw_file_id": Column(TEXT, "raw file that first brought this value", nullable=True),
+    "run_id": Column(TEXT, "run that wrote this row", nullable=True),
+}
+SERIES = {
+    "reference_time": Column(TIME, "issue time of the forecast; null: not a forecast", True),
+    "value_time": Column(TIME, "time for which the value holds, UTC"),
+    "value": Column(DoubleType(), "the value, in the unit of unit_name"),
+    "unit_name": Column(TEXT, "unit of the value, a name of `units`"),
+    "location_id": Column(TEXT, "gauge, reach or basin, with the source's prefix"),
+    "configuration_name": Column(TEXT, "what made the value, a name of `configurations`"),
+    "variable_name": Column(TEXT, "what was measured or simulated, a name of `variables`"),
+}
+SERIES_KEY = (
+    "location_id",
+    "configuration_name",
+    "variable_name",
+    "reference_time",
+    "value_time",
+)
+SERIES_RANGE = ("location_id", "configuration_name", "value_time")
+KNOWN = {"unit_name": ("units", "name"), "variable_name": ("variables", "name")}
+
+# In referential order: what is referred to comes first.
+TABLES = {
+    "units": TableDefinition(
+        doc="Units of measure.",
+        columns={"name": Column(TEXT, "UDUNITS name"), "long_name": Column(TEXT, "in words", True)},
+        key=("name",),
+        range=("name",),
+    ),
+    "variables": TableDefinition(
+        doc="What is measured or simulated.",
+        columns={
+            "name": Column(TEXT, "name, as {variable}_{interval}_{statistic}"),
+            "long_name": Column(TEXT, "in words", True),
+        },
+        key=("name",),
+        range=("name",),
+    ),
+    "configurations": TableDefinition(
+        doc="Observing networks and model set-ups that make values.",
+        columns={
+            "name": Column(TEXT, "name of the configuration"),
+            "type": Column(TEXT, "primary (observed) or secondary (simulated)"),
+            "description": Column(TEXT, "in words", True),
+        },
+        key=("name",),
+        range=("name",),
+    ),
+    "locations": TableDefinition(
+        doc="Places that have primary timeseries.",
+        columns={
+            "id": Column(TEXT, "id with the source's prefix: usgs-03171000"),
+            "name": Column(TEXT, "the source's own name for it", True),
+            "geometry": Column(BinaryType(), "WKB, longitude latitude in degrees, EPSG:4326", True),
+        },
+        key=("id",),
+        range=("id",),
+    ),
+    "location_crosswalks": TableDefinition(
+        doc="Which secondary location stands for which primary location.",
+        columns={
+            "primary_location_id": Column(TEXT, "id in `locations`"),
+            "secondary_location_id": Column(TEXT, "the model's id: nwm30-6884666"),
+        },
+        key=("primary_location_id", "secondary_location_id"),
+        range=("primary_location_id",),
+    ),
+    "primary_timeseries": TableDefinition(
+        doc="Observed values.",
+        columns={**SERIES, **PROVENANCE},
+        key=SERIES_KEY,
+        range=SERIES_RANGE,
+        references=KNOWN,
+        month_of="value_time",
+    ),
+    "secondary_timeseries": TableDefinition(
+        doc="Simulated and forecast values.",
+        columns={
+            **SERIES,
+            "member": Column(TEXT, "member of the ensemble; null: no ensemble", True),
+            **PROVENANCE,
+        },
+        key=(*SERIES_KEY[:3], "member", *SERIES_KEY[3:]),
+        range=SERIES_RANGE,
+        references=KNOWN,
+        month_of="value_time",
+    ),
+    "metrics": TableDefinition(
+        doc="Skill of a configuration at a location; members of an ensemble are pooled.",
+        columns={
+            "primary_location_id": Column(TEXT, "id in `locations`"),
+            "configuration_name": Column(TEXT, "the configuration that is judged"),
+            "variable_name": Column(TEXT, "a name of `variables`"),
+            "unit_name": Column(TEXT, "unit of the compared values"),
+            "lead_time_bin": Column(
+                LongType(), "lower edge of the bin of lead times, hours; null: all", True
+            ),
+            "metric_name": Column(TEXT, "name of the metric: kge, nse, …"),
+            "value": Column(DoubleType(), "the metric's value; null: not defined", True),
+            "count": Column(LongType(), "number of compared pairs"),
+            "run_id": PROVENANCE["run_id"],
+        },
+        key=(
+            "primary_location_id",
+            "configuration_name",
+            "variable_name",
+            "lead_time_bin",
+            "metric_name",
+        ),
+        range=("primary_location_id", "configuration_name"),
+        references=KNOWN,
+    ),
+}
+SEEDS: dict[str, list[dict[str, str]]] = {
+    "units": [
+        {"name": "m^3/s", "long_name": "cubic metres per second"},
+        {"name": "ft^3/s", "long_name": "cubic feet per second"},
+    ],
+    "variables": [
+        {"name": "streamflow_hourly_inst", "long_name": "streamflow, instantaneous, on the hour"}
+    ],
+}

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import datetime as dt
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from thalweg import database, warehouse
+from thalweg.database import RunRow, RunUse, new_id
+from thalweg.errors import InvalidInput, NotFound
+from thalweg.settings import Settings
+from thalweg.warehouse.schema import NAMESPACE, TABLES
+
+START = dt.datetime(2021, 8, 23, tzinfo=dt.UTC)
+TIME = pa.timestamp("us", "UTC")
+
+
+@pytest.fixture
+def location(store: Settings) -> str:
+    """A location that no other test writes, in a migrated warehouse."""
+    database.migrate()
+    warehouse.migrate()
+    return f"usgs-{new_id()}"
+
+
+def observations(location: str, values: list[float], start: dt.datetime = START) -> pa.Table:
+    times = [start + dt.timedelta(hours=i) for i in range(len(values))]
+    return pa.table(
+        {
+            "value_time": pa.array(times, TIME),
+            "value": pa.array(values, pa.float32()),
+            "unit_name": ["m^3/s"] * len(values),
+            "location_id": [location] * len(values),
+            "configuration_name": ["usgs_observations"] * len(values),
+            "variable_name": ["streamflow_hourly_inst"] * len(values),
+        }
+    )
+
+
+def stored(location: str, name: str = "primary_timeseries") -> list[float]:
+    rows = warehouse.read(name, where=f"location_id = '{location}'").sort_by("value_time")
+    return rows["value"].to_pylist()
+
+
+def counts(written: warehouse.Written) -> tuple[int, int, int]:
+    return written.added, written.changed, written.unchanged
+
+
+def test_rows_are_added_changed_and_left_alone(location: str) -> None:
+    first = warehouse.write("primary_timeseries", observations(location, [1, 2, 3]))
+    assert counts(first) == (3, 0, 0)
+    again = warehouse.write("primary_timeseries", observations(location, [1, 2, 3]))
+    assert counts(again) == (0, 0, 3)
+    assert again.snapshot_id == first.snapshot_id
+    later = warehouse.write("primary_timeseries", observations(location, [1, 20, 3, 4]))
+    assert counts(later) == (1, 1, 2)
+    assert stored(location) == [1, 20, 3, 4]
+    assert later.snapshot_id != first.snapshot_id
+    old = warehouse.read(
+        "primary_timeseries", ["value"], f"location_id = '{location}'", first.snapshot_id
+    )
+    assert sorted(old["value"].to_pylist()) == [1, 2, 3]
+
+
+def test_the_last_row_of_a_key_wins(location: str) -> None:
+    rows = pa.concat_tables([observations(location, [1, 2]), observations(location, [1, 7])])
+    assert counts(warehouse.write("primary_timeseries", rows)) == (2, 0, 0)
+    assert stored(location) == [1, 7]
+
+
+def test_replace_false_only_adds(location: str) -> None:
+    warehouse.write("primary_timeseries", observations(location, [1, 2]))
+    rows = observations(location, [8, 9, 10])
+    assert counts(warehouse.write("primary_timeseries", rows, replace=False)) == (1, 0, 2)
+    assert stored(location) == [1, 2, 10]
+
+
+def test_a_change_touches_only_its_own_range(location: str) -> None:
+    other = location + "-other"
+    long = observations(location, [float(i) for i in range(24 * 70)])
+    warehouse.write("primary_timeseries", pa.concat_tables([long, observations(other, [5, 6])]))
+    change = observations(location, [-1.0], START + dt.timedelta(days=65))
+    assert counts(warehouse.write("primary_timeseries", change)) == (0, 1, 0)
+    expected = [float(i) for i in range(24 * 70)]
+    expected[24 * 65] = -1.0
+    assert stored(location) == expected
+    assert stored(other) == [5, 6]
+
+
+def test_members_and_issue_times_are_different_rows(location: str) -> None:
+    rows = observations(location, [1, 2])
+    series = [
+        rows.append_column("member", pa.array([member] * 2, pa.string())).append_column(
+            "reference_time", pa.array([reference] * 2, TIME)
+        )
+        for member in (None, "1", "2")
+        for reference in (None, START, START - dt.timedelta(hours=6))
+    ]
+    written = warehouse.write("secondary_timeseries", pa.concat_tables(series))
+    assert counts(written) == (18, 0, 0)
+    again = warehouse.write("secondary_timeseries", pa.concat_tables(series[::-1]))
+    assert counts(again) == (0, 0, 18)
+
+
+def test_two_writers_lose_and_double_nothing(location: str) -> None:
+    """Each writes its own location and both write a shared one, at the same time."""
+    shared = location + "-shared"
+
+    def work(writer: int) -> list[warehouse.Written]:
+        return [
+            warehouse.write(
+                "primary_timeseries",
+                pa.concat_tables(
+                    [
+                        observations(f"{location}-{writer}", [float(i)] * (i + 1)),
+                        observations(shared, [42.0] * (i + 1)),
+                    ]
+                ),
+            )
+            for i in range(4)
+        ]
+
+    with ThreadPoolExecutor(2) as pool:
+        written = [w for both in pool.map(work, range(2)) for w in both]
+    assert stored(f"{location}-0") == stored(f"{location}-1") == [3.0] * 4
+    assert stored(shared) == [42.0] * 4
+    # Two times four own rows and 4 shared ones: what both wrote is counted once.
+    assert sum(w.added for w in written) == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"value": [1.0, float("nan")]}, "value holds NaN or infinity; leave out"),
+        ({"value": [1.0, None]}, r"value is null in 1 of 2 rows"),
+        ({"value": [1.0, float("inf")]}, "NaN or infinity"),
+        ({"value": ["1", "high"]}, "value is string: expected double"),
+        ({"location_id": ["a", None]}, "location_id is null in 1 of 2 rows"),
+        ({"unit_name": ["m^3/s", "cfs"]}, r"unknown 'cfs'.*m\^3/s.*add it first"),
+        ({"variable_name": ["streamflow"] * 2}, "unknown 'streamflow'; did you mean"),
+        ({"value_time": [dt.datetime(2021, 8, 23)] * 2}, "expected times with a time zone"),  # noqa: DTZ001
+        ({"vaule_time": [1, 2]}, "no column 'vaule_time'; did you mean 'value_time'"),
+    ],
+)
+def test_bad_rows_are_refused_and_nothing_is_written(
+    location: str, change: dict[str, list[object]], says: str
+) -> None:
+    rows = observations(location, [1, 2])
+    for name, values in change.items():
+        rows = rows.drop_columns(name) if name in rows.column_names else rows
+        rows = rows.append_column(name, pa.array(values))
+    before = warehouse.table("primary_timeseries").current_snapshot()
+    with pytest.raises(InvalidInput, match=says):
+        warehouse.write("primary_timeseries", rows)
+    assert warehouse.table("primary_timeseries").current_snapshot() == before
+
+
+def test_a_missing_column_is_named(location: str) -> None:
+    rows = observations(location, [1]).drop_columns("unit_name")
+    with pytest.raises(InvalidInput, match="needs column 'unit_name': unit of the value"):
+        warehouse.write("primary_timeseries", rows)
+
+
+def test_unknown_names_are_hinted(location: str) -> None:
+    with pytest.raises(NotFound, match="unknown table 'primary_timeserie'; did you mean"):
+        warehouse.read("primary_timeserie")
+    with pytest.raises(NotFound, match="unknown column 'valu'"):
+        warehouse.read("primary_timeseries", ["valu"])
+    with pytest.raises(NotFound, match="no snapshot 1"):
+        warehouse.read("primary_timeseries", snapshot_id=1)
+    with pytest.raises(InvalidInput, match="cannot read primary_timeseries where"):
+        warehouse.read("primary_timeseries", where="location_id === 3")
+    with pytest.raises(NotFound, match="unknown table"):
+        warehouse.write_all({"primary": observations(location, [1])})
+
+
+def test_metrics_may_be_undefined_and_pool_all_lead_times(location: str) -> None:
+    rows = pa.table(
+        {
+            "primary_location_id": [location] * 2,
+            "configuration_name": ["nwm30_medium_range"] * 2,
+            "variable_name": ["streamflow_hourly_inst"] * 2,
+            "unit_name": ["m^3/s"] * 2,
+            "lead_time_bin": pa.array([None, 24], pa.int64()),
+            "metric_name": ["kge"] * 2,
+            "value": pa.array([None, 0.5], pa.float64()),
+            "count": [2, 1],
+        }
+    )
+    assert counts(warehouse.write("metrics", rows)) == (2, 0, 0)
+    assert counts(warehouse.write("metrics", rows)) == (0, 0, 2)
+
+
+def test_migrating_again_changes_nothing(location: str) -> None:
+    def state() -> list[str]:
+        return [warehouse.table(name).metadata_location for name in warehouse.names()]
+
+    before = state()
+    warehouse.migrate()
+    assert state() == before
+
+
+def test_an_older_table_gets_the_new_column(location: str) -> None:
+    table = warehouse.table("metrics")
+    with table.update_schema(allow_incompatible_changes=True) as update:
+        update.delete_column("count")
+    assert "count" not in warehouse.table("metrics").schema().column_names
+    warehouse.migrate()
+    assert "count" in warehouse.table("metrics").schema().column_names
+
+
+def test_tables_are_laid_out_as_declared(location: str) -> None:
+    found = warehouse.table("secondary_timeseries")
+    assert found.name()[-2:] == (NAMESPACE, "secondary_timeseries")
+    assert found.schema().column_names == [
+        "reference_time", "value_time", "value", "unit_name", "location_id",
+        "configuration_name", "variable_name", "member", "raw_file_id", "run_id",
+    ]  # fmt: skip
+    assert str(found.spec().fields[0].transform) == "month"
+    assert str(found.schema().find_type("value_time")) == "timestamptz"
+    assert all(
+        references[0] in TABLES for t in TABLES.values() for references in t.references.values()
+    )
+
+
+def test_a_run_is_on_record(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = new_id()
+    with database.session() as session, session.begin():
+        session.add(
+            RunRow(
+                id=run_id, pipeline="p", state="running", trigger="command", user="u",
+                started_at=dt.datetime.now(dt.UTC), parameters={},
+            )
+        )  # fmt: skip
+    monkeypatch.setenv("THALWEG_RUN_ID", run_id)
+    written = warehouse.write("primary_timeseries", observations(location, [1, 2]))
+    rows = warehouse.read("primary_timeseries", where=f"location_id = '{location}'")
+    assert set(rows["run_id"].to_pylist()) == {run_id}
+    with database.session() as session:
+        uses = session.query(RunUse).filter_by(run_id=run_id, name="primary_timeseries").all()
+    assert [(u.direction, u.version, u.rows) for u in uses] == [
+        ("wrote", str(written.snapshot_id), 2),
+        ("read", str(written.snapshot_id), 2),
+    ]
+
+
+def test_a_million_rows_take_seconds(location: str) -> None:
+    """And a correction inside them, and the same rows again."""
+    n, gauges = 1_000_000, 100
+    hours = np.arange(n) // gauges
+    base = np.datetime64("2015-01-01T00:00:00", "us")
+    rows = pa.table(
+        {
+            "value_time": pa.array(base + hours.astype("timedelta64[h]")).cast(TIME),
+            "value": np.random.default_rng(1).gamma(2.0, 50.0, n),
+            "unit_name": pa.array(["m^3/s"]).take(pa.array(np.zeros(n, int))),
+            "location_id": pa.array([f"{location}-{i}" for i in range(gauges)]).take(
+                pa.array(np.arange(n) % gauges)
+            ),
+            "configuration_name": pa.array(["usgs_observations"]).take(pa.array(np.zeros(n, int))),
+            "variable_name": pa.array(["streamflow_hourly_inst"]).take(pa.array(np.zeros(n, int))),
+        }
+    )
+    spent = []
+    for batch, expected in (
+        (rows, (n, 0, 0)),
+        (rows, (0, 0, n)),
+        (rows.slice(500_000, 1).set_column(1, "value", pa.array([-5.0])), (0, 1, 0)),
+    ):
+        started = time.perf_counter()
+        assert counts(warehouse.write("primary_timeseries", batch)) == expected
+        spent.append(time.perf_counter() - started)
+    print("seconds: first write, again, one correction:", [round(s, 2) for s in spent])
+    assert max(spent) < 30
+    mine = f"location_id >= '{location}-' and location_id < '{location}.'"
+    back = warehouse.read("primary_timeseries", ["value"], mine)["value"].to_numpy()
+    expected = rows["value"].to_numpy().copy()
+    expected[500_000] = -5.0
+    assert np.array_equal(np.sort(back), np.sort(expected))
