@@ -195,7 +195,8 @@ def _connect(
     _check_configuration(primary)
     _check_units(primary, secondary)
     connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'")
+    # Two threads would add in an order of their own each time, and the last digit would change.
+    connection.execute("SET TimeZone = 'UTC'; SET threads = 1")
     for name, table in tables.items():
         connection.register(name, table)
     return connection
