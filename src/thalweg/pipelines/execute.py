@@ -1,0 +1,65 @@
+"""The process that executes one notebook: Papermill, and nothing else of Thalweg.
+
+It stands between a run and its kernel, so that neither a dying kernel nor a time limit takes the
+caller along. The caller (`thalweg.pipelines.run`) starts it early, because importing Papermill
+takes longest, and writes one line of JSON to its standard input: the arguments of
+`papermill.execute_notebook`. On standard output come lines of JSON: `{"cell": 3}` when that cell
+starts, and last `{"error": "…"}` or `{"error": null}`. When standard input closes, the caller is
+gone or has enough: the kernel is interrupted, given a moment to close what it holds, and killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+GRACE = 10  # seconds between the interrupt and the end
+
+
+def main() -> None:
+    # What the kernel prints at the level of the system goes to the log, not among the events.
+    events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    request = json.loads(sys.stdin.readline() or sys.exit(1))
+    threading.Thread(target=_end_with_the_caller, daemon=True).start()
+    cell, error = 0, None
+
+    def starts(cell_index: int, **_: Any) -> None:
+        nonlocal cell
+        cell = cell_index + 1
+        events.write(json.dumps({"cell": cell}) + "\n")
+
+    try:
+        papermill.execute_notebook(**request, on_cell_start=starts, progress_bar=False)
+    except PapermillExecutionError as failure:
+        error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}"
+    except DeadKernelError:
+        error = f"cell {cell}: the kernel died: it was killed, or the machine ran out of memory"
+    events.write(json.dumps({"error": error}) + "\n")
+
+
+def _end_with_the_caller() -> None:
+    sys.stdin.read()
+    import psutil
+
+    executor = psutil.Process()
+    for kernel in executor.children():
+        kernel.send_signal(signal.SIGINT)
+    time.sleep(GRACE)
+    for process in executor.children(recursive=True):
+        process.kill()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

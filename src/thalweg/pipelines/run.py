@@ -1,0 +1,222 @@
+"""Run a pipeline: execute its notebook in a process of its own, and leave a record.
+
+>>> from thalweg.pipelines import run
+>>> run.run("evaluate", {"lead_time_bin": 24})  # doctest: +SKIP
+
+The notebook is executed in a folder of the run and saved once, at the end, to
+`{runs_uri}/{pipeline}/{YYYY-MM-DD}/{run_id}.ipynb`, also when it failed. It carries the record in
+`metadata["thalweg"]`. The runner never imports Papermill: `execute` does, in its own process.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import IO, Any, cast
+
+from thalweg import database
+from thalweg.errors import ThalwegError
+from thalweg.pipelines import history, specification
+from thalweg.pipelines.execute import GRACE
+from thalweg.pipelines.history import Run
+from thalweg.pipelines.specification import Pipeline
+from thalweg.settings import Settings, load
+
+__all__ = ["Progress", "Run", "RunFailed", "run"]
+
+Progress = Callable[[int, int], None]
+
+
+class RunFailed(ThalwegError):
+    """A run ended without success; `run` is its record."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(f"run {run.id} of {run.pipeline!r} failed: {run.error}")
+        self.run = run
+
+
+def run(
+    name: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    trigger: str = "command",
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Execute the notebook of the pipeline `name` and return the record of the run.
+
+    Parameters
+    ----------
+    parameters
+        Values by name; text is converted by the declared types.
+    trigger
+        Who asked: `command`, `dagster` or `notebook`.
+    progress
+        Called with the number of the cell that starts and the number of all cells.
+
+    Raises
+    ------
+    NotFound, InvalidInput
+        No such pipeline, or parameters that it does not allow; no kernel started, nothing recorded.
+    RunFailed
+        The notebook failed, its kernel died, or it took longer than its timeout.
+    """
+    settings = settings or load()
+    pipeline = specification.get(name, settings)
+    values = pipeline.values(parameters)
+    run_id = database.new_id()
+    with (
+        history.workplace(run_id, settings) as folder,
+        _executor(run_id, folder, settings) as executor,
+        _stoppable(),
+    ):
+        begun = history.begin(run_id, name, values, trigger, settings)
+        try:
+            error = _execute(executor, pipeline, values, folder, progress)
+        except BaseException as stop:
+            _finish(begun, f"stopped from outside ({type(stop).__name__})", folder, settings)
+            raise
+        ended = _finish(begun, error, folder, settings)
+    if ended.state == "failed":
+        raise RunFailed(ended)
+    return ended
+
+
+@contextmanager
+def _executor(run_id: str, folder: Path, settings: Settings) -> Iterator[subprocess.Popen[str]]:
+    """The process that will execute the notebook; it imports Papermill while others work."""
+    given = {f"THALWEG_{f.name.upper()}": str(getattr(settings, f.name)) for f in fields(settings)}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "thalweg.pipelines.execute"],
+            env=os.environ | given | {"THALWEG_RUN_ID": run_id},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the run, which then stops its kernel
+        )
+    try:
+        yield process
+    finally:
+        _stop(process)
+
+
+def _execute(
+    executor: subprocess.Popen[str],
+    pipeline: Pipeline,
+    values: dict[str, Any],
+    folder: Path,
+    progress: Progress | None,
+) -> str | None:
+    """Execute the notebook within the time limit; what went wrong in plain words, or None."""
+    request = {
+        "input_path": str(pipeline.notebook_path),
+        "output_path": str(folder / "notebook.ipynb"),
+        "parameters": values,
+        "cwd": str(folder),
+    }
+    total = len(json.loads(pipeline.notebook_path.read_text())["cells"]) + bool(values)
+    late = threading.Event()
+
+    def end_late() -> None:
+        late.set()
+        _stop(executor)
+
+    limit = threading.Timer(pipeline.timeout, end_late)
+    stdin, stdout = cast(IO[str], executor.stdin), cast(IO[str], executor.stdout)
+    last: dict[str, Any] = {}
+    limit.start()
+    try:
+        stdin.write(json.dumps(request) + "\n")
+        stdin.flush()
+        for line in stdout:
+            last = json.loads(line)
+            if progress and "cell" in last:
+                progress(last["cell"], total)
+    except BrokenPipeError:
+        pass
+    finally:
+        limit.cancel()
+        _stop(executor)
+    if late.is_set():
+        return f"it took longer than its time limit of {pipeline.timeout} s"
+    if "error" in last:
+        return cast(str | None, last["error"])
+    words = (folder / "log").read_text().strip().splitlines()
+    return f"the process that executes the notebook died: {words[-1] if words else 'it was killed'}"
+
+
+def _stop(executor: subprocess.Popen[str]) -> None:
+    """End the executing process and its kernel: politely, then by force."""
+    with suppress(OSError):
+        cast(IO[str], executor.stdin).close()
+    try:
+        executor.wait(GRACE + 5)
+    except subprocess.TimeoutExpired:
+        import psutil
+
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(executor.pid)
+            for each in [*process.children(recursive=True), process]:
+                each.kill()
+        executor.wait()
+
+
+def _finish(begun: Run, error: str | None, folder: Path, settings: Settings) -> Run:
+    """Save the executed notebook with its record, and stamp the run."""
+    from thalweg import storage
+
+    ended = replace(
+        history.get(begun.id, settings),
+        state="failed" if error else "succeeded",
+        error=error,
+        ended_at=dt.datetime.now(dt.UTC),
+    )
+    notebook = folder / "notebook.ipynb"
+    if notebook.exists():
+        day = f"{begun.started_at:%Y-%m-%d}"
+        uri = f"{settings.runs_uri}/{begun.pipeline}/{day}/{begun.id}.ipynb"
+        ended = replace(ended, notebook_uri=uri)
+        content = json.loads(notebook.read_text())
+        content["metadata"]["thalweg"] = ended.as_dict()
+        notebook.write_text(json.dumps(content, indent=1))
+        try:
+            storage.put_new(uri, notebook.read_bytes())
+        except ThalwegError as unsaved:
+            kept = settings.data_dir / "unsaved" / f"{begun.id}.ipynb"
+            kept.parent.mkdir(exist_ok=True, mode=0o700)
+            shutil.move(notebook, kept)
+            why = f"the executed notebook could not be saved and lies in {kept}: {unsaved}"
+            both = f"{error}; {why}" if error else why
+            ended = replace(ended, state="failed", error=both, notebook_uri=None)
+    return history.end(ended, settings)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Make SIGTERM an exception, so that a run that is told to go stamps its record first."""
+
+    def leave(_signal: int, _frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise SystemExit(128 + signal.SIGTERM)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

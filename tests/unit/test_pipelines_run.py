@@ -1,0 +1,253 @@
+"""A run from its beginning to every end it can have, with real kernels and a real store."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from thalweg import database, storage
+from thalweg.errors import InvalidInput, NotFound, Unavailable
+from thalweg.pipelines import history
+from thalweg.pipelines.run import Run, RunFailed, run
+from thalweg.settings import Settings
+
+YAML = """\
+title: A test
+owner: tests
+description: Runs some code.
+timeout: {timeout}
+parameters:
+  gage: {{type: string, description: a gauge, default: "03171000"}}
+"""
+
+Make = Callable[..., Settings]
+
+
+@pytest.fixture
+def pipeline(store: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Make a home with one pipeline, named `work`, whose notebook runs the given code."""
+    database.migrate(store)
+    settings = replace(store, home=tmp_path)
+    monkeypatch.setenv("THALWEG_HOME", str(tmp_path))
+
+    def make(*code: str, timeout: int = 60) -> Settings:
+        folder = tmp_path / "pipelines" / "work"
+        folder.mkdir(parents=True)
+        (folder / "pipeline.yaml").write_text(YAML.format(timeout=timeout))
+        cells = [
+            {
+                "cell_type": "code",
+                "id": f"c{number}",
+                "metadata": {"tags": ["parameters"] if number == 0 else []},
+                "source": source,
+                "outputs": [],
+                "execution_count": None,
+            }
+            for number, source in enumerate(('gage = ""', *code))
+        ]
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4}
+        (folder / "notebook.ipynb").write_text(json.dumps(notebook | {"nbformat_minor": 5}))
+        return settings
+
+    return make
+
+
+def saved(run: Run) -> dict:
+    return json.loads(storage.read(run.notebook_uri))
+
+
+def failure(settings: Settings) -> Run:
+    with pytest.raises(RunFailed) as caught:
+        run("work", settings=settings)
+    return caught.value.run
+
+
+def kernels() -> list[psutil.Process]:
+    return [p for p in psutil.process_iter(["cmdline"]) if "ipykernel_launcher" in str(p.info)]
+
+
+def test_a_run_leaves_a_record(pipeline: Make) -> None:
+    settings = pipeline(
+        "import os; from thalweg import record",
+        'record.note("read", "raw", "helene", "file-1"); record.note("read", "raw", "helene", "file-1")',
+        'record.note("wrote", "table", "primary_timeseries", "42", 121)',
+        'print(gage, os.environ["THALWEG_RUN_ID"])',
+    )
+    seen: list[tuple[int, int]] = []
+    done = run(
+        "work", {"gage": "01013500"}, settings=settings, progress=lambda *at: seen.append(at)
+    )
+
+    assert (done.state, done.error, done.trigger) == ("succeeded", None, "command")
+    assert seen == [(number, 6) for number in range(1, 7)]  # five cells and the injected one
+    assert done.parameters == {"gage": "01013500"}
+    uses = [(use.direction, use.kind, use.name, use.version, use.rows) for use in done.uses]
+    assert uses == [
+        ("read", "raw", "helene", "file-1", None),
+        ("wrote", "table", "primary_timeseries", "42", 121),
+    ]
+    assert history.get(done.id[-12:], settings) == done
+    assert done.id in [each.id for each in history.find("work", "succeeded", settings=settings)]
+
+    notebook = saved(done)
+    assert notebook["metadata"]["thalweg"] == json.loads(json.dumps(done.as_dict()))
+    assert notebook["cells"][-1]["outputs"][0]["text"] == [f"01013500 {done.id}\n"]
+    assert f"/work/{done.started_at:%Y-%m-%d}/{done.id}.ipynb" in done.notebook_uri
+    assert not (settings.data_dir / "work" / done.id).exists()
+
+
+def test_nothing_starts_with_wrong_parameters(pipeline: Make) -> None:
+    settings = pipeline("1")
+    before = len(history.find("work", limit=1000, settings=settings))
+    with pytest.raises(InvalidInput, match="no parameter 'gauge'; did you mean 'gage'"):
+        run("work", {"gauge": "1"}, settings=settings)
+    with pytest.raises(NotFound, match="did you mean 'work'"):
+        run("wrk", settings=settings)
+    assert len(history.find("work", limit=1000, settings=settings)) == before
+
+
+def test_an_error_in_a_cell(pipeline: Make) -> None:
+    settings = pipeline("1 + 1", 'raise ValueError("no such gauge")', "2 + 2")
+    failed = failure(settings)
+    assert (failed.state, failed.error) == ("failed", "In [4]: ValueError: no such gauge")
+    code = [cell for cell in saved(failed)["cells"] if cell["cell_type"] == "code"]
+    assert code[3]["outputs"][0]["ename"] == "ValueError"
+    assert code[4]["execution_count"] is None
+
+
+def test_a_killed_kernel(pipeline: Make) -> None:
+    settings = pipeline("import os, signal", "os.kill(os.getpid(), signal.SIGKILL)")
+    failed = failure(settings)
+    assert (
+        "cell 4: the kernel died: it was killed, or the machine ran out of memory" == failed.error
+    )
+    assert saved(failed)["metadata"]["thalweg"]["state"] == "failed"
+
+
+def test_a_killed_executor(pipeline: Make) -> None:
+    settings = pipeline("import os, signal", "os.kill(os.getppid(), signal.SIGKILL)", "1")
+    assert "the process that executes the notebook died" in failure(settings).error
+
+
+def test_the_time_limit(pipeline: Make) -> None:
+    started = time.monotonic()
+    failed = failure(pipeline("import time; time.sleep(120)", timeout=1))
+    assert failed.error == "it took longer than its time limit of 1 s"
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("deaf", [False, True], ids=["interrupted", "killed"])
+def test_late_kernels_are_interrupted_and_if_need_be_killed(
+    pipeline: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaf: bool
+) -> None:
+    class WhenTheCellRuns(threading.Timer):
+        def run(self) -> None:
+            _wait_for((tmp_path / "runs").exists)
+            super().run()
+
+    monkeypatch.setattr(threading, "Timer", lambda _, end: WhenTheCellRuns(0, end))
+    settings = pipeline(
+        "import signal, time; from pathlib import Path",
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)" if deaf else "1",
+        f'Path("{tmp_path}/runs").touch()\nfor _ in range(120): time.sleep(1)',
+    )
+    failed = failure(settings)
+    assert failed.error == "it took longer than its time limit of 60 s"
+    interrupted = "KeyboardInterrupt" in json.dumps(saved(failed)["cells"])
+    assert interrupted is not deaf
+    assert not [kernel for kernel in kernels() if _is_ours(kernel, settings)]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_is_not_running_for_ever(
+    pipeline: Make, stop: signal.Signals, tmp_path: Path
+) -> None:
+    marker = tmp_path / "started"
+    settings = pipeline(
+        f'from pathlib import Path; Path("{marker}").touch()', "import time; time.sleep(120)"
+    )
+    process = _run_in_process()
+    _wait_for(marker.exists)
+    [running] = [r for r in history.find("work", "running", settings=settings)]
+    process.send_signal(stop)
+    code = process.wait(30)
+    ended = history.get(running.id, settings)
+    if stop == signal.SIGKILL:
+        assert ended.error == history.LOST
+    else:
+        assert code == {signal.SIGTERM: 143, signal.SIGINT: 130}[stop] or code == -stop
+        assert ended.error.startswith("stopped from outside")
+        assert saved(ended)["metadata"]["thalweg"]["state"] == "failed"
+    assert ended.state == "failed"
+    _wait_for(lambda: not [p for p in kernels() if _is_ours(p, settings, running.id)])
+
+
+def test_a_running_run_is_not_taken_for_lost(pipeline: Make, tmp_path: Path) -> None:
+    marker, go = tmp_path / "started", tmp_path / "go"
+    settings = pipeline(
+        f'from pathlib import Path; Path("{marker}").touch()',
+        f'import time\nwhile not Path("{go}").exists(): time.sleep(0.05)',
+    )
+    process = _run_in_process()
+    _wait_for(marker.exists)
+    assert history.find("work", settings=settings)[0].state == "running"
+    go.touch()
+    assert process.wait(30) == 0
+    assert history.find("work", settings=settings)[0].state == "succeeded"
+
+
+def test_a_store_that_is_gone_fails_the_run_and_keeps_the_notebook(pipeline: Make) -> None:
+    settings = replace(pipeline("6 * 7"), runs_uri="s3://no-such-bucket")
+    failed = failure(settings)
+    assert failed.notebook_uri is None
+    assert "could not be saved" in failed.error
+    kept = json.loads((settings.data_dir / "unsaved" / f"{failed.id}.ipynb").read_text())
+    assert kept["cells"][-1]["outputs"][0]["data"]["text/plain"] == ["42"]
+
+
+def test_a_database_that_is_not_there(pipeline: Make, tmp_path: Path) -> None:
+    settings = replace(pipeline("1"), database_url=f"sqlite:///{tmp_path}/none/thalweg.db")
+    with pytest.raises(Unavailable, match="thalweg up"):
+        run("work", settings=settings)
+
+
+def test_the_runner_does_not_import_what_is_heavy() -> None:
+    code = "import sys, thalweg.pipelines.run; print(*{m.split('.')[0] for m in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    heavy = {"papermill", "dagster", "pandas", "pyarrow", "panel", "ray", "dask", "jupyterhub"}
+    assert not heavy & set(loaded.split())
+    assert "pydantic" in loaded
+
+
+def _run_in_process() -> subprocess.Popen[bytes]:
+    code = "from thalweg.pipelines.run import run; run('work')"
+    return subprocess.Popen([sys.executable, "-c", code], env=os.environ)
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _is_ours(process: psutil.Process, settings: Settings, run_id: str = "") -> bool:
+    try:
+        environ = process.environ()
+    except psutil.Error:
+        return False
+    return environ.get("THALWEG_HOME") == str(settings.home) and run_id in environ.get(
+        "THALWEG_RUN_ID", ""
+    )
