@@ -46,6 +46,7 @@ def update_services(c, services):
         command = [part.format(**names) for part in services[name]["command"]]
         if services[name].get("web"):
             command = behind_login(name, command)
+            declared["timeout"] = 60  # a busy machine; the hub gives up when it is over
         declared["command"] = [sys.executable, "-m", "thalweg.hub.service", name, *command]
         declared["environment"] = environment.service_environment(settings)
 

@@ -26,6 +26,15 @@ def update_hub(c):
     c.JupyterHub.activity_resolution = 30
     c.Authenticator.manage_groups = True
     c.Authenticator.allow_all = True
+    c.JupyterHub.default_url = landing
+
+
+def landing(handler):
+    """Where a login leads: to Lab (the hub's default), or to the list of pages without one."""
+    groups = read("groups")
+    user = handler.current_user
+    may_work = user and (user.admin or any(groups.get(g.name, {}).get("lab") for g in user.groups))
+    return "" if may_work else handler.hub.base_url + "home"
 
 
 def update_services(c, services, url):
@@ -39,8 +48,7 @@ def update_services(c, services, url):
             "name": name,
             "display": bool(service.get("web")),
             "info": {"title": service["title"], "description": service["description"]},
-            "oauth_no_confirm": True,
-            **({"url": url(name)} if service.get("web") else {}),
+            **({"url": url(name), "oauth_no_confirm": True} if service.get("web") else {}),
         }
         for name, service in services.items()
     ]
@@ -75,7 +83,6 @@ def update_access(c, services, groups):
                 }
             )
     c.JupyterHub.load_roles = roles
-    c.JupyterHub.load_groups = {group: {"users": []} for group in groups}
 
 
 def update_spawner(c, services):

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from thalweg import settings as settings_module
-from thalweg.cli.common import DataDir, Json, print_json
+from thalweg.cli.common import DataDir, Json, local_settings, print_json
 from thalweg.errors import NotFound, Unavailable, nearest
 from thalweg.settings import Settings
 
@@ -28,7 +28,7 @@ user = typer.Typer(help="The people of the local hub.", no_args_is_help=True)
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the `thalweg` command."""
-    for command in (up, down, status, logs, doctor, settings):
+    for command in (up, down, status, logs, doctor, settings, migrate):
         app.command()(command)
     user.command("add")(user_add)
     user.command("password")(user_password)
@@ -160,6 +160,16 @@ def settings(data_dir: DataDir = None, as_json: Json = False) -> None:
         table.add_row(each["name"], each["value"], each["help"])
     console.print(table)
     console.print("Set one in thalweg.toml, or as THALWEG_NAME in the environment.")
+
+
+def migrate(data_dir: DataDir = None) -> None:
+    """Bring the metadata database and the warehouse to the newest schema; `thalweg up` does so."""
+    values = local_settings(data_dir)
+    from thalweg import database, warehouse
+
+    database.migrate(values)
+    warehouse.migrate(values)
+    console.print("The metadata database and the warehouse have the newest schema.")
 
 
 def user_add(

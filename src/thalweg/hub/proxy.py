@@ -31,10 +31,14 @@ level = "WARN"
 [api]
 [entryPoints.http]
 address = "{settings.host}:{settings.port}"
+[entryPoints.http.http]
+aliasHeadersStrategy = "delete"
 [entryPoints.http.transport.respondingTimeouts]
 readTimeout = "0s"
 [entryPoints.auth_api]
 address = "{api}"
+[entryPoints.auth_api.http]
+aliasHeadersStrategy = "delete"
 [providers]
 providersThrottleDuration = "0s"
 [providers.file]

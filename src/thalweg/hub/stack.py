@@ -54,9 +54,9 @@ def running_pid(settings: Settings) -> int | None:
 
 
 def is_up(settings: Settings) -> bool:
-    """Whether the login page answers."""
+    """Whether the hub answers at its public address."""
     with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{address(settings)}/hub/health", timeout=5).is_success
+        return httpx.get(f"{known_address(settings)}/hub/health", timeout=5).is_success
     return False
 
 
@@ -201,11 +201,15 @@ class Stack:
             time.sleep(0.1)
 
     def _migrate(self) -> None:
-        os.environ.update(environment.data_environment(self.settings))
-        from thalweg import database, warehouse
-
-        database.migrate(self.settings)
-        warehouse.migrate(self.settings)
+        """In a process of its own: what it imports would stay in the memory of this one."""
+        done = subprocess.run(
+            [sys.executable, "-m", "thalweg", "migrate"],
+            env=os.environ | environment.service_environment(self.settings),
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise Unavailable(f"the databases could not be brought up to date: {done.stderr}")
 
     def _supervise(self) -> None:
         """Start again what dies, a little later each time that it dies soon."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -117,12 +118,14 @@ def ports(settings: Settings) -> dict[str, int]:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` ports on loopback that nothing listens on, all different."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """`count` ports on loopback that nothing listens on, all different.
+
+    Below the range from which systems take the ports of outgoing connections, so that a hub that
+    was down finds its ports free again.
+    """
+    shuffled = secrets.SystemRandom().sample(range(20_000, 32_000), 12_000)
+    free = (port for port in shuffled if is_free("127.0.0.1", port))
+    return list(itertools.islice(free, count))
 
 
 def is_free(host: str, port: int) -> bool:
