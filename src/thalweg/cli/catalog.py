@@ -2,10 +2,116 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
+from thalweg.cli.common import DataDir, Json, local_settings, print_json
+
+if TYPE_CHECKING:
+    from thalweg.catalog import Entry
+
 __all__ = ["register"]
+
+commands = typer.Typer(
+    help="Data by name: what there is, and whether it opens.", no_args_is_help=True
+)
+COLOURS = {"ok": "green", "unreachable": "yellow", "broken": "red"}
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the `thalweg` command."""
+    app.add_typer(commands, name="catalog")
+
+
+@commands.command("list")
+def list_entries(json: Json = False, data_dir: DataDir = None) -> None:
+    """List the entries of the catalogue.
+
+    Example: `thalweg catalog list`
+    """
+    from thalweg import catalog
+
+    local_settings(data_dir)
+    rows = [_described(entry) for entry in catalog.entries()]
+    if json:
+        return print_json(rows)
+    _print_table(["entry", "what it is", "units", "licence"], [list(row.values()) for row in rows])
+    typer.echo('Read one: thalweg.open_catalog()["warehouse"]["metrics"].read()')
+
+
+@commands.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Full name of an entry, as warehouse.metrics.")],
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Show an entry: what it is, its columns or variables, and how to read it.
+
+    Example: `thalweg catalog show warehouse.metrics`
+    """
+    from thalweg import catalog
+
+    local_settings(data_dir)
+    entry = catalog.entry(name)
+    about = _described(entry) | {"columns": _columns(entry.reader.discover())}
+    if json:
+        return print_json(about)
+    for key in ("name", "description", "units", "licence"):
+        typer.echo(f"{key:12} {about[key]}")
+    _print_table(["column", "type"], [list(item) for item in about["columns"].items()])
+    path = "".join(f'["{part}"]' for part in name.split("."))
+    typer.echo(f"Read it: thalweg.open_catalog(){path}.read()")
+
+
+@commands.command()
+def check(
+    strict: Annotated[bool, typer.Option(help="Fail for unreachable public data too.")] = False,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Open every entry; exit 1 if one is broken.
+
+    Public data that cannot be reached, as without a network, is reported and no failure.
+
+    Example: `thalweg catalog check --strict`
+    """
+    from thalweg import catalog
+
+    local_settings(data_dir)
+    with ThreadPoolExecutor(4) as pool:
+        checks = list(pool.map(catalog.check, catalog.entries()))
+    if json:
+        print_json([asdict(each) for each in checks])
+    else:
+        rows = [[c.name, f"[{COLOURS[c.state]}]{c.state}", f"{c.seconds:.2f} s", c.message]
+                for c in checks]  # fmt: skip
+        _print_table(["entry", "state", "took", "seen"], rows)
+    excused = {"ok"} if strict else {"ok", "unreachable"}
+    if any(c.state not in (excused if c.is_public else {"ok"}) for c in checks):
+        raise typer.Exit(1)
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    return {key: getattr(entry, key) for key in ("name", "description", "units", "licence")}
+
+
+def _columns(found: Any) -> dict[str, str]:
+    """Name and type of each column of a table or variable of a dataset."""
+    if hasattr(found, "schema"):
+        return {field.name: str(field.type) for field in found.schema}
+    return {str(name): f"{each.dtype} {each.dims}" for name, each in found.variables.items()}
+
+
+def _print_table(columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column == columns[0], overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
