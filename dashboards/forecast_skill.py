@@ -113,7 +113,9 @@ class ForecastSkill:
     def mark(self, location: str) -> None:
         """Show on the map and in the table which gauge is chosen."""
         at = list(self.source.data["primary_location_id"]).index(location)
-        self.source.selected.indices = self.table.selection = [at]
+        self.table.selection = [at]
+        # Bokeh's own models change on the event loop only, and this may be a thread.
+        pn.state.execute(lambda: self.source.selected.update(indices=[at]), schedule=True)
 
 
 pn.extension("tabulator")

@@ -111,8 +111,9 @@ def issued_in(
 
 
 def _month(forecasts: pd.DataFrame) -> pd.Series:
-    times: pd.Series = forecasts["reference_time"].fillna(forecasts["value_time"])
-    return times.dt.strftime("%Y-%m")
+    times = forecasts["reference_time"].fillna(forecasts["value_time"])
+    months: pd.Series = times.dt.strftime("%Y-%m")
+    return months
 
 
 def _newest(name: str) -> int | None:

@@ -153,6 +153,9 @@ class Choices:
                 self._problem.objects = _problem(self._follow)
         finally:
             self._settling = False
+        pn.state.onload(self._keep)
+
+    def _keep(self) -> None:
         if pn.state.location:
             chosen = {name: each.value for name, each in self.lists.items() if each.value}
             pn.state.location.search = f"?{urlencode(chosen)}"
