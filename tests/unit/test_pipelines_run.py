@@ -81,7 +81,7 @@ def kernels() -> list[psutil.Process]:
 def test_a_run_leaves_a_record(pipeline: Make) -> None:
     settings = pipeline(
         "import os; from thalweg import record",
-        'record.note("read", "raw", "helene", "file-1"); record.note("read", "raw", "helene", "file-1")',
+        'for _ in range(2): record.note("read", "raw", "helene", "file-1")',
         'record.note("wrote", "table", "primary_timeseries", "42", 121)',
         'print(gage, os.environ["THALWEG_RUN_ID"])',
     )
@@ -130,9 +130,7 @@ def test_an_error_in_a_cell(pipeline: Make) -> None:
 def test_a_killed_kernel(pipeline: Make) -> None:
     settings = pipeline("import os, signal", "os.kill(os.getpid(), signal.SIGKILL)")
     failed = failure(settings)
-    assert (
-        "cell 4: the kernel died: it was killed, or the machine ran out of memory" == failed.error
-    )
+    assert failed.error.startswith("cell 4: the kernel died: it was killed, or the machine ran")
     assert saved(failed)["metadata"]["thalweg"]["state"] == "failed"
 
 
@@ -160,8 +158,8 @@ def test_late_kernels_are_interrupted_and_if_need_be_killed(
     monkeypatch.setattr(threading, "Timer", lambda _, end: WhenTheCellRuns(0, end))
     settings = pipeline(
         "import signal, time; from pathlib import Path",
-        "signal.signal(signal.SIGINT, signal.SIG_IGN)" if deaf else "1",
-        f'Path("{tmp_path}/runs").touch()\nfor _ in range(120): time.sleep(1)',
+        ("signal.signal(signal.SIGINT, signal.SIG_IGN)\n" if deaf else "")
+        + f'Path("{tmp_path}/runs").touch()\nfor _ in range(120): time.sleep(1)',
     )
     failed = failure(settings)
     assert failed.error == "it took longer than its time limit of 60 s"
@@ -180,14 +178,14 @@ def test_a_stopped_run_is_not_running_for_ever(
     )
     process = _run_in_process()
     _wait_for(marker.exists)
-    [running] = [r for r in history.find("work", "running", settings=settings)]
+    (running,) = history.find("work", "running", settings=settings)
     process.send_signal(stop)
     code = process.wait(30)
     ended = history.get(running.id, settings)
     if stop == signal.SIGKILL:
         assert ended.error == history.LOST
     else:
-        assert code == {signal.SIGTERM: 143, signal.SIGINT: 130}[stop] or code == -stop
+        assert code in (-stop, 128 + stop)
         assert ended.error.startswith("stopped from outside")
         assert saved(ended)["metadata"]["thalweg"]["state"] == "failed"
     assert ended.state == "failed"
@@ -232,7 +230,11 @@ def test_the_runner_does_not_import_what_is_heavy() -> None:
 
 
 def _run_in_process() -> subprocess.Popen[bytes]:
-    code = "from thalweg.pipelines.run import run; run('work')"
+    # A test that runs in a shell's background inherits an ignored SIGINT.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from thalweg.pipelines.run import run; run('work')"
+    )
     return subprocess.Popen([sys.executable, "-c", code], env=os.environ)
 
 

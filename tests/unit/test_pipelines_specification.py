@@ -129,7 +129,7 @@ def test_order_of_flow_unknown_needs_and_circles(tmp_path: Path) -> None:
 def test_unknown_missing_and_wrong_values_are_refused(tmp_path: Path) -> None:
     required = GOOD.replace("    default: 2\n", "")
     pipeline = specification.load(write(tmp_path, required))
-    with pytest.raises(InvalidInput, match="needs the parameter 'days'.*-p days="):
+    with pytest.raises(InvalidInput, match=r"needs the parameter 'days'.*-p days="):
         pipeline.values()
     with pytest.raises(InvalidInput, match="no parameter 'dayz'; did you mean 'days'"):
         pipeline.values({"dayz": "3"})
