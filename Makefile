@@ -1,0 +1,58 @@
+# `make` alone tells what there is.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+UP ?=
+
+.PHONY: help
+help: ## Tell what each target does
+	@awk -F':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/.installed: uv.lock pyproject.toml tools/env.py
+	@$(PYTHON) tools/env.py
+	@touch $@
+
+.PHONY: env
+env: .venv/.installed ## Create .venv from the lock
+
+.PHONY: up
+up: env ## Bring the whole hub up, with data in it (UP="--port 8080" for flags)
+	@$(BIN)/thalweg up $(UP)
+
+.PHONY: down
+down: env ## Stop the hub; data is kept
+	@$(BIN)/thalweg down
+
+.PHONY: test
+test: env ## Run all tests: units, real servers, a real browser
+	@$(BIN)/python -m pytest
+
+.PHONY: test-fast
+test-fast: env ## Run the tests that do not start the whole hub
+	@$(BIN)/python -m pytest -m "not e2e and not hub"
+
+.PHONY: lint
+lint: env ## Check style, types and data files
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/yamllint --strict .
+	@$(BIN)/nbstripout --verify $$(git ls-files '*.ipynb')
+
+.PHONY: fmt
+fmt: env ## Format the code
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+	@$(BIN)/nbstripout $$(git ls-files '*.ipynb')
+
+.PHONY: docs
+docs: env ## Build the documentation into docs/_build
+	@$(BIN)/sphinx-build -W -q -b html docs docs/_build
+
+.PHONY: bench
+bench: env ## Measure: start, idle memory, run overhead; prints tables
+	@$(BIN)/python -m benchmarks
+
+.PHONY: environment.yml
+environment.yml: env ## Write the image's conda environment from the lock
+	@$(BIN)/python tools/environment_yml.py
