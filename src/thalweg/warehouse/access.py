@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog, load_catalog
@@ -36,7 +39,13 @@ def definition(name: str) -> TableDefinition:
 
 def catalog(settings: Settings | None = None) -> Catalog:
     """The PyIceberg catalogue named by `Settings.warehouse`, configured as PyIceberg wants it."""
-    name = (settings or load()).warehouse
+    environment = tuple(sorted(i for i in os.environ.items() if i[0].startswith("PYICEBERG_")))
+    # A token does not live for ever; a process may.
+    return _catalog((settings or load()).warehouse, environment, int(time.monotonic() // 300))
+
+
+@lru_cache(maxsize=4)
+def _catalog(name: str, environment: tuple[tuple[str, str], ...], age: int) -> Catalog:
     # Read now: PyIceberg itself reads its configuration only once, when it is imported.
     properties = Config().get_catalog_config(name)
     if not properties:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import reduce
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.catalog import Catalog
@@ -36,7 +37,7 @@ from pyiceberg.table import Table
 from thalweg import record
 from thalweg.errors import InvalidInput, Unavailable, nearest
 from thalweg.settings import Settings
-from thalweg.warehouse.access import catalog, definition, reachable, table
+from thalweg.warehouse.access import catalog, definition, reachable, read, table
 from thalweg.warehouse.schema import (
     NAMESPACE,
     PROPERTIES,
@@ -49,6 +50,7 @@ from thalweg.warehouse.schema import (
 __all__ = ["Written", "migrate", "write", "write_all"]
 
 ATTEMPTS = 40
+_SEEN: dict[tuple[str, str], set[str]] = {}
 # Above this many values a range says as much as a list, and is cheaper to test.
 LONGEST_LIST = 200
 
@@ -99,7 +101,7 @@ def write(
         The catalogue does not answer, or other writers were faster again and again.
     """
     declared = definition(name)
-    batch = _last_of_each_key(_conform(name, rows, declared), declared.key)
+    batch = _last_by_key(_conform(name, rows, declared), declared.key)
     _check_references(name, batch, declared, settings)
     for attempt in range(ATTEMPTS):
         found = table(name, settings)
@@ -143,16 +145,16 @@ def _compare(found: Table, batch: pa.Table, declared: TableDefinition) -> _Merge
     # Names only, all of them declared by us; no value is put into the text.
     pairs = _query(
         f"SELECT b.row AS batch_row, e.row AS existing_row, ({differs}) AS differs "  # noqa: S608
-        f"FROM batch b LEFT JOIN existing e ON {same_key}",
+        f"FROM batch b LEFT JOIN existing e ON {same_key} ORDER BY b.row",
         batch=_numbered(batch),
         existing=_numbered(existing),
     )
     added = pairs.filter(pc.field("existing_row").is_null())
     changed = pairs.filter(pc.field("existing_row").is_valid() & pc.field("differs"))
-    replaced = pc.is_in(pa.array(range(existing.num_rows)), changed["existing_row"])
+    replaced = pc.is_in(pa.array(np.arange(existing.num_rows)), changed["existing_row"])
     return _Merge(
-        batch.take(added["batch_row"]),
-        batch.take(changed["batch_row"]),
+        _rows(batch, added["batch_row"]),
+        _rows(batch, changed["batch_row"]),
         existing.filter(pc.invert(replaced)),
     )
 
@@ -161,14 +163,14 @@ def _commit(found: Table, merge: _Merge, declared: TableDefinition) -> None:
     """One commit: an append where all rows are new, else an overwrite of the changed range."""
     if not merge.changed.num_rows:
         if merge.added.num_rows:
-            found.append(_sorted(merge.added, declared))
+            found.append(merge.added)
         return
     span = _span(merge.changed, declared.range)
     stays = merge.stays.filter(
         expression_to_pyarrow(bind(found.schema(), span, case_sensitive=True))
     )
     rows = pa.concat_tables([stays, merge.added, merge.changed])
-    found.overwrite(_sorted(rows, declared), overwrite_filter=span)
+    found.overwrite(_last_by_key(rows, declared.key), overwrite_filter=span)
 
 
 def _written(name: str, found: Table, merge: _Merge, rows: int) -> Written:
@@ -255,41 +257,47 @@ def _column(
     return values
 
 
-def _last_of_each_key(batch: pa.Table, key: tuple[str, ...]) -> pa.Table:
+def _last_by_key(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
+    """The last row of each key, in order of the key."""
     names = ", ".join(f'"{c}"' for c in key)
     last = _query(
-        f"SELECT max(row) AS row FROM batch GROUP BY {names} ORDER BY row",  # noqa: S608
-        batch=_numbered(batch.select(key)),
+        f"SELECT max(row) AS row FROM rows GROUP BY {names} ORDER BY {names}",  # noqa: S608
+        rows=_numbered(rows.select(key)),
     )
-    return batch.take(last["row"]) if last.num_rows < batch.num_rows else batch
+    return _rows(rows, last["row"])
+
+
+def _rows(rows: pa.Table, numbers: pa.ChunkedArray) -> pa.Table:
+    """These rows, in this order; without a copy where they are all, in order."""
+    order = numbers.to_numpy()
+    return rows if np.array_equal(order, np.arange(rows.num_rows)) else rows.take(numbers)
 
 
 def _check_references(
     name: str, batch: pa.Table, declared: TableDefinition, settings: Settings | None
 ) -> None:
     for column, (other, key) in declared.references.items():
-        known = set(table(other, settings).scan(selected_fields=(key,)).to_arrow()[key].to_pylist())
-        for value in batch[column].unique().to_pylist():
-            if value not in known:
-                raise InvalidInput(
-                    f"{name}.{column}: unknown {value!r}{nearest(value, known)}; convert to a "
-                    f"known one, or add it first with thalweg.warehouse.write({other!r}, …)"
-                )
-
-
-def _sorted(rows: pa.Table, declared: TableDefinition) -> pa.Table:
-    return rows.sort_by([(name, "ascending") for name in declared.key])
+        used = set(batch[column].unique().to_pylist())
+        # No name is ever taken away, so what was known once need not be looked up again.
+        seen = _SEEN.setdefault((catalog(settings).properties.get("uri", ""), other), set())
+        if used - seen:
+            seen |= set(read(other, [key], settings=settings)[key].to_pylist())
+        for value in sorted(used - seen):
+            raise InvalidInput(
+                f"{name}.{column}: unknown {value!r}{nearest(value, seen)}; convert to a "
+                f"known one, or add it first with thalweg.warehouse.write({other!r}, …)"
+            )
 
 
 def _numbered(rows: pa.Table) -> pa.Table:
-    return rows.append_column("row", pa.array(range(rows.num_rows), pa.int64()))
+    return rows.append_column("row", pa.array(np.arange(rows.num_rows)))
 
 
 def _query(sql: str, **tables: pa.Table) -> pa.Table:
     with duckdb.connect() as connection:
         for name, rows in tables.items():
             connection.register(name, rows)
-        return connection.execute(sql).to_arrow_table()
+        return connection.sql(sql).to_arrow_table()
 
 
 def _migrate_table(found: Catalog, name: str, declared: TableDefinition) -> None:

@@ -1,0 +1,122 @@
+"""The embedded sample: Hurricane Helene on the New River, and two HEFS ensembles in California.
+
+Real figures of USGS and NOAA (`sample_data/README.md`), which go the way of all data: into `raw`,
+and from there into the warehouse.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterable
+from importlib import resources
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+
+from thalweg import raw
+from thalweg.errors import InvalidInput
+from thalweg.raw import RawFile
+from thalweg.settings import Settings, load
+from thalweg.sources._common import CUBIC_FOOT, TIME, Progress, point
+
+__all__ = ["LICENCE", "TITLE", "fetch", "read"]
+
+TITLE = "USGS observations and NOAA forecasts of three gauges (embedded sample)"
+LICENCE = "public domain (USGS, NOAA)"
+CONFIGURATIONS = [
+    {
+        "name": "usgs_observations",
+        "type": "primary",
+        "description": "USGS streamflow observations",
+    },
+    {
+        "name": "nwm30_medium_range",
+        "type": "secondary",
+        "description": "National Water Model 3.0, medium range",
+    },
+    {
+        "name": "CNRFC_HEFS",
+        "type": "secondary",
+        "description": "Hydrologic Ensemble Forecast Service of the California Nevada RFC",
+    },
+]
+TYPES = {
+    "reference_time": TIME,
+    "value_time": TIME,
+    "value": pa.float64(),
+    "member": pa.string(),
+    "longitude": pa.float64(),
+    "latitude": pa.float64(),
+}
+
+
+def fetch(settings: Settings | None = None, progress: Progress | None = None) -> list[RawFile]:
+    """Land the sample's files; a dataset is named after its event and table."""
+    settings = settings or load()
+    folder = resources.files(__package__) / "sample_data"
+    names = sorted(item.name for item in folder.iterdir() if ".csv" in item.name)
+    files = []
+    for done, name in enumerate(names, start=1):
+        dataset, extension = name.split(".", 1)
+        files.append(
+            raw.land(
+                "sample",
+                dataset,
+                (folder / name).read_bytes(),
+                extension=extension,
+                url=f"thalweg/sources/sample_data/{name}",
+                settings=settings,
+            )
+        )
+        if progress:
+            progress(done, len(names))
+    return files
+
+
+def read(files: Iterable[RawFile]) -> dict[str, pa.Table]:
+    """Rows of the sample's files by table; discharge in m^3/s, times in UTC.
+
+    Raises
+    ------
+    InvalidInput
+        A file is damaged, or has a unit other than ft^3/s and m^3/s.
+    """
+    parts: dict[str, list[pa.Table]] = {}
+    for file in files:
+        table = file.dataset.split("_", 1)[1]
+        parts.setdefault(table, []).append(_rows(file))
+    tables = {name: pa.concat_tables(rows) for name, rows in parts.items()}
+    return tables | {"configurations": pa.Table.from_pylist(CONFIGURATIONS)}
+
+
+def _rows(file: RawFile) -> pa.Table:
+    content = raw.read(file)
+    plain = gzip.decompress(content) if file.uri.endswith(".gz") else content
+    header = plain[: plain.index(b"\n")].decode().strip().split(",")
+    options = csv.ConvertOptions(
+        column_types={name: TYPES.get(name, pa.string()) for name in header},
+        strings_can_be_null=True,
+    )
+    rows = csv.read_csv(pa.BufferReader(plain), convert_options=options)
+    if "longitude" in header:
+        places = zip(rows["longitude"].to_pylist(), rows["latitude"].to_pylist(), strict=True)
+        points = pa.array([point(*place) for place in places], pa.binary())
+        return rows.select(["id", "name"]).append_column("geometry", points)
+    if "unit_name" in header:
+        return _cubic_metres(rows, file).append_column(
+            "raw_file_id", pa.array([file.id] * rows.num_rows)
+        )
+    return rows
+
+
+def _cubic_metres(rows: pa.Table, file: RawFile) -> pa.Table:
+    units = rows["unit_name"].unique().to_pylist()
+    if units not in (["ft^3/s"], ["m^3/s"]):
+        raise InvalidInput(f"{file.uri}: expected ft^3/s or m^3/s throughout, got {units}")
+    factor = CUBIC_FOOT if units == ["ft^3/s"] else 1.0
+    rows = rows.set_column(
+        rows.column_names.index("value"), "value", pc.multiply(rows["value"], factor)
+    )
+    metric = pa.array(["m^3/s"] * rows.num_rows)
+    return rows.set_column(rows.column_names.index("unit_name"), "unit_name", metric)
