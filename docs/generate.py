@@ -1,0 +1,167 @@
+"""The reference pages, made from the code and the data files that they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import typer.cli
+import typer.main
+import yaml
+
+from thalweg import catalog, settings, sources, warehouse
+from thalweg.cli import app
+from thalweg.metrics import METRICS
+from thalweg.pipelines import specification
+from thalweg.settings import load
+from thalweg.warehouse.access import definition
+
+__all__ = ["PAGES", "write_all"]
+
+
+def write_all(folder: Path) -> None:
+    """Write every page; one that says the same as before is not touched."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, page in PAGES.items():
+        path, text = folder / f"{name}.md", page().rstrip() + "\n"
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+
+
+def commands() -> str:
+    command = typer.main.get_command(app)
+    with typer.main.get_command(app).make_context("thalweg", [], resilient_parsing=True) as context:
+        return typer.cli.get_docs_for_click(
+            obj=command, ctx=context, name="thalweg", title="Commands"
+        )
+
+
+def settings_page() -> str:
+    described = [
+        (f"`{name}`", f"`THALWEG_{name.upper()}`", f"`{default}`" if default else "", text)
+        for name, default, text in settings.describe()
+    ]
+    return f"""# Settings
+
+Order of precedence: default, then `thalweg.toml` in the home folder, then the environment, then the
+command-line flag. A key that is not in this table is refused.
+
+{table(("name", "environment", "default", "what it is"), described)}
+"""
+
+
+def metrics_page() -> str:
+    about = "".join(
+        f"""
+## {metric.title}
+
+`{metric.name}`: range {_range(metric.range)}, perfect {metric.perfect:g}, unit
+{"that of the variable" if metric.has_unit else "1"}.
+
+$$
+{metric.formula}
+$$
+
+{metric.reference}. [doi:{metric.doi}](https://doi.org/{metric.doi})
+"""
+        for metric in METRICS.values()
+    )
+    return f"""# Metrics
+
+$o$ is the primary (observed) value, $s$ the secondary (simulated or forecast) one.
+{about}"""
+
+
+def catalogue_page() -> str:
+    entries = [
+        (f"`{entry.name}`", entry.description, entry.units, entry.licence)
+        for entry in catalog.entries()
+    ]
+    return f"""# Catalogue entries
+
+`thalweg.open_catalog()["warehouse"]["metrics"].read()` reads the entry `warehouse.metrics`.
+
+{table(("entry", "what it is", "units", "licence"), entries)}
+"""
+
+
+def tables_page() -> str:
+    about = ""
+    for name in warehouse.names():
+        declared = definition(name)
+        columns = [
+            (f"`{column}`", f"{each.type}", "null" if each.nullable else "", each.doc)
+            for column, each in declared.columns.items()
+        ]
+        about += (
+            f"\n## {name}\n\n{declared.doc} Key: {', '.join(f'`{k}`' for k in declared.key)}.\n"
+        )
+        about += f"\n{table(('column', 'type', 'may be', 'what it is'), columns)}\n"
+    return f"# Tables of the warehouse\n{about}"
+
+
+def services_page() -> str:
+    described = yaml.safe_load((load().home / "hub-config" / "services.yaml").read_text())
+    services = [
+        (
+            f"`{name}`",
+            service["title"],
+            service["description"],
+            f"`/services/{name}/`" if service.get("web") else "",
+            ", ".join(service.get("groups", ())),
+        )
+        for name, service in described.items()
+    ]
+    return f"""# Services of the hub
+
+Declared in `hub-config/services.yaml`. A page is open to the groups named, after login.
+
+{table(("name", "title", "what it does", "page", "groups"), services)}
+"""
+
+
+def pipelines_page() -> str:
+    about = ""
+    for name, pipeline in specification.all(load()).items():
+        parameters = [
+            (f"`{key}`", each.type, f"`{each.default}`", each.description)
+            for key, each in pipeline.parameters.items()
+        ]
+        about += f"\n## {name}\n\n{pipeline.title}. {pipeline.description}\n"
+        if parameters:
+            about += f"\n{table(('parameter', 'type', 'default', 'what it is'), parameters)}\n"
+    return f"# Pipelines\n\nRun one with `thalweg run NAME -p parameter=value`.\n{about}"
+
+
+def sources_page() -> str:
+    known = [
+        (f"`{name}`", sources.get(name).TITLE, sources.get(name).LICENCE)
+        for name in sources.names()
+    ]
+    return f"# Sources\n\n{table(('source', 'what it gives', 'licence'), known)}\n"
+
+
+def table(head: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
+    """A Markdown table."""
+    head = tuple(head)
+    cells = [head, ("---",) * len(head), *lines]
+    return "\n".join(
+        "| " + " | ".join(" ".join(str(cell).split()).replace("|", r"\|") for cell in line) + " |"
+        for line in cells
+    )
+
+
+def _range(ends: tuple[float, float]) -> str:
+    return " to ".join(f"{end:g}".replace("inf", "∞") for end in ends)
+
+
+PAGES = {
+    "commands": commands,
+    "settings": settings_page,
+    "pipelines": pipelines_page,
+    "catalogue": catalogue_page,
+    "tables": tables_page,
+    "metrics": metrics_page,
+    "sources": sources_page,
+    "services": services_page,
+}
