@@ -53,6 +53,7 @@ DISCHARGE = "00060"
 SITES_PER_REQUEST = 50
 DAYS_PER_REQUEST = 31
 ATTEMPTS = 5
+FIRST_WAIT = 1.0  # seconds; doubled each time
 MISSING = -999999.0
 
 
@@ -158,7 +159,7 @@ def _patiently(client: httpx.Client, url: str, query: dict[str, str]) -> httpx.R
         try:
             response = client.get(url, params=query)
         except httpx.TransportError as error:
-            said, wait = str(error) or type(error).__name__, 2.0**attempt
+            said, wait = str(error) or type(error).__name__, FIRST_WAIT * 2**attempt
         else:
             if response.is_success and "json" in response.headers.get("content-type", ""):
                 return response
@@ -167,7 +168,7 @@ def _patiently(client: httpx.Client, url: str, query: dict[str, str]) -> httpx.R
                 raise NotFound(f"USGS has no discharge of {query['sites']} in this period: {url}")
             if response.is_client_error and response.status_code not in (408, 429):
                 raise InvalidInput(f"USGS refuses the request ({said}): {response.url}")
-            wait = _retry_after(response, 2.0**attempt)
+            wait = _retry_after(response, FIRST_WAIT * 2**attempt)
         if attempt + 1 < ATTEMPTS:
             time.sleep(wait)
     raise Unavailable(f"USGS does not give {url} ({said} after {ATTEMPTS} attempts); try later")
