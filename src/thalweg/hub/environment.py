@@ -49,6 +49,7 @@ def data_environment(settings: Settings) -> dict[str, str]:
         "THALWEG_PUBLIC_ENDPOINT": settings.public_endpoint,
         "THALWEG_NWM_URI": settings.nwm_uri,
         "THALWEG_USGS_URL": settings.usgs_url,
+        "HOLOVIEWSRC": str(settings.home / "hub-config" / "singleuser" / "holoviews.rc"),
         "PATH": _path_with_environment(),
     }
 
