@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from typing import Any
+from typing import Any, NoReturn
 
 import dagster as dg
 
@@ -102,6 +102,8 @@ def _asset(pipeline: Pipeline, settings: Settings) -> dg.AssetsDefinition:
             raise dg.Failure(str(error), allow_retries=False) from None
         except runner.RunFailed as failed:
             raise dg.Failure(str(failed), metadata=_metadata(failed.run)) from None
+        except dg.DagsterExecutionInterruptedError:
+            _leave(context)
         return dg.MaterializeResult(metadata=_metadata(done))
 
     return execute
@@ -163,6 +165,15 @@ def _first_light_sensor(job: Any, settings: Settings) -> dg.SensorDefinition:
         return dg.RunRequest(run_key="first light")
 
     return ask
+
+
+def _leave(context: dg.AssetExecutionContext) -> NoReturn:
+    """End an interrupted run; Dagster alone would try again at once, whoever interrupted it."""
+    run = context.instance.get_run_by_id(context.run_id)
+    if run and run.status == dg.DagsterRunStatus.CANCELING:
+        raise dg.Failure("stopped by a person", allow_retries=False)
+    # The scheduler is going. To it, this is a run that was lost: its next start repeats it.
+    os._exit(1)
 
 
 def _end_with_the_code_server() -> None:

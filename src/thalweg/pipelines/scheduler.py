@@ -10,16 +10,22 @@ sockets lie in a folder that only its owner may enter, and nothing listens on TC
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import cast
 
 import yaml
 
+from thalweg.pipelines.execute import GRACE
 from thalweg.settings import Settings, load
 
 __all__ = ["dagster_home", "main"]
@@ -65,17 +71,38 @@ def main(arguments: list[str]) -> None:
     """Run the daemon and, as its child, the code server, until told to stop."""
     home = dagster_home()
     os.environ["DAGSTER_HOME"] = str(home)
+    # Dagster makes SIGTERM do what SIGINT does, which a shell's background has made nothing.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if arguments == ["code-server"]:
         _serve_code(home)
         return
-    _fail_lost_runs()
-    _socket(home).unlink(missing_ok=True)
-    command = [sys.executable, "-m", "thalweg.pipelines.scheduler", "code-server"]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE)
+    stop = threading.Event()
+    keeper = threading.Thread(target=_keep_code_server, args=[home, stop], daemon=True)
+    keeper.start()
+    daemon = _command("dagster-daemon")  # imported while the code server starts
     try:
-        _dagster("dagster-daemon", "run", "--workspace", str(home / "workspace.yaml"))
+        # The daemon's first look at lost runs must find the definitions, or it forgets them.
+        while not _answers(home):
+            time.sleep(0.2)
+        daemon("run", "--workspace", str(home / "workspace.yaml"))
     finally:
-        server.communicate(timeout=30)
+        stop.set()
+        keeper.join()
+
+
+def _keep_code_server(home: Path, stop: threading.Event) -> None:
+    """Keep a code server running, a new one whenever it died."""
+    command = [sys.executable, "-m", "thalweg.pipelines.scheduler", "code-server"]
+    while not stop.is_set():
+        _fail_lost_runs()
+        _socket(home).unlink(missing_ok=True)
+        server = subprocess.Popen(command, stdin=subprocess.PIPE)
+        while server.poll() is None and not stop.wait(1):
+            pass
+        try:
+            server.communicate(timeout=GRACE + 10)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 def _serve_code(home: Path) -> None:
@@ -85,7 +112,7 @@ def _serve_code(home: Path) -> None:
     # Loaded lazily, a broken pipeline.yaml is an error that the UI shows, not the server's end.
     load = ["--lazy-load-user-code", "--module-name", "thalweg.pipelines.definitions"]
     name = ["--location-name", CODE_LOCATION]
-    _dagster("dagster", "api", "grpc", "--socket", str(_socket(home)), *load, *name)
+    _command("dagster")("api", "grpc", "--socket", str(_socket(home)), *load, *name)
 
 
 def _fail_lost_runs() -> None:
@@ -105,14 +132,27 @@ def _fail_lost_runs() -> None:
 
 
 def _end_with_standard_input() -> None:
+    """When the daemon is gone, stop the runs, which stamp their records, and then this server."""
     sys.stdin.read()
+    for run in multiprocessing.active_children():
+        os.kill(cast(int, run.pid), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _dagster(script: str, *arguments: str) -> None:
-    """Run one of Dagster's own commands in this process."""
-    sys.argv = [script, *arguments]
-    metadata.entry_points(group="console_scripts")[script].load()()
+def _command(script: str) -> Callable[..., None]:
+    """One of Dagster's own commands, imported and ready to run in this process."""
+    entry = metadata.entry_points(group="console_scripts")[script].load()
+
+    def run(*arguments: str) -> None:
+        sys.argv = [script, *arguments]
+        entry()
+
+    return run
+
+
+def _answers(home: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(_socket(home))) == 0
 
 
 def _socket(home: Path) -> Path:
