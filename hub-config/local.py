@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from thalweg import settings as settings_module
-from thalweg.hub import environment, proxy, state, users
+from thalweg.hub import environment, proxy, state
+from thalweg.hub.authenticator import FileAuthenticator
 
 __all__ = ["update", "url"]
 
@@ -26,7 +27,7 @@ def update(c, services):
     c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{ports['hub']}"
     c.JupyterHub.db_url = f"sqlite:///{folder / 'jupyterhub.sqlite'}"
     c.JupyterHub.cookie_secret_file = str(folder / "cookie_secret")
-    c.JupyterHub.authenticator_class = users.FileAuthenticator
+    c.JupyterHub.authenticator_class = FileAuthenticator
     c.FileAuthenticator.admin_users = {"admin"}
     proxy.update(c, settings)
     update_services(c, services)

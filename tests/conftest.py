@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -34,7 +33,6 @@ def store_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
     log = (data_dir / "object-store.log").open("w")
     process = subprocess.Popen(
         object_store.command(settings),
-        env=os.environ | object_store.environment(),
         stdout=log,
         stderr=subprocess.STDOUT,
     )
@@ -48,6 +46,7 @@ def store_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
     finally:
         process.terminate()
         process.wait(20)
+        object_store.remove_sockets(settings)
 
 
 @pytest.fixture

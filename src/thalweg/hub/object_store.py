@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from thalweg.hub import state
 from thalweg.settings import Settings
 
-__all__ = ["BUCKETS", "TABLE_BUCKET", "command", "environment", "is_healthy", "keys", "prepare"]
+__all__ = ["BUCKETS", "TABLE_BUCKET", "command", "is_healthy", "keys", "prepare", "remove_sockets"]
 
 BUCKETS = ("raw", "runs")
 TABLE_BUCKET = "warehouse"
@@ -82,7 +82,6 @@ def command(settings: Settings) -> list[str]:
         "s3.config": conf / "s3.json",
         "s3.autoCreateBucket": "false",
         "admin.port": port["store_admin"],
-        "admin.port.grpc": port["store_admin_grpc"],
         "admin.ui": "false",
         "webdav": "false",
         "disableHttp": "true",
@@ -94,9 +93,11 @@ def command(settings: Settings) -> list[str]:
     return [weed, *logging, "mini", *(f"-{name}={value}" for name, value in flags.items())]
 
 
-def environment() -> dict[str, str]:
-    """Environment of the store's process: a soft limit on its memory."""
-    return {"GOMEMLIMIT": "200MiB"}
+def remove_sockets(settings: Settings) -> None:
+    """Remove the UNIX sockets that the store makes beside its ports and leaves behind."""
+    for port in state.ports(settings).values():
+        for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108
+            path.unlink(missing_ok=True)
 
 
 def is_healthy(settings: Settings) -> bool:

@@ -166,10 +166,9 @@ class Stack:
 
     def _start_child(self, name: str) -> None:
         settings = self.settings
-        extra: dict[str, str] = {}
         if name == "object-store":
             object_store.prepare(settings)
-            command, extra = object_store.command(settings), object_store.environment()
+            command = object_store.command(settings)
         elif name == "proxy":
             proxy.prepare(settings)
             command = proxy.command(settings)
@@ -181,7 +180,7 @@ class Stack:
         self.children[name] = subprocess.Popen(
             command,
             cwd=state.folder(settings, "jupyterhub"),
-            env=inherited | extra | {"THALWEG_PART": name},
+            env=inherited | {"THALWEG_PART": name},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -240,6 +239,7 @@ class Stack:
         rest = [p for p in processes.of_hub(self.settings) if not store or p.pid != store.pid]
         processes.end(rest)
         self._stop_child("object-store")
+        object_store.remove_sockets(self.settings)
 
     def _stop_child(self, name: str) -> None:
         child = self.children.get(name)

@@ -15,14 +15,12 @@ from typing import Any
 import yaml
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from jupyterhub.auth import Authenticator
 
-from thalweg import settings as settings_module
 from thalweg.errors import InvalidInput, NotFound, nearest
 from thalweg.hub import state
 from thalweg.settings import Settings
 
-__all__ = ["FileAuthenticator", "add", "ensure_admin", "groups", "names", "set_password"]
+__all__ = ["add", "ensure_admin", "groups", "names", "set_password", "verify"]
 
 ADMIN = "admin"
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -85,26 +83,18 @@ def ensure_admin(settings: Settings) -> str | None:
     return password
 
 
+def verify(settings: Settings, name: str, password: str) -> bool:
+    """Whether this is the password of this user; takes as long when there is no such user."""
+    user = _read(settings).get(name)
+    try:
+        return hasher.verify(user["password"] if user else NOBODY, password) and bool(user)
+    except (VerificationError, InvalidHashError):
+        return False
+
+
 def groups(settings: Settings) -> list[str]:
     """Names of the hub's groups (hub-config/groups.yaml)."""
     return list(yaml.safe_load((settings.home / "hub-config" / "groups.yaml").read_text()))
-
-
-class FileAuthenticator(Authenticator):  # type: ignore[misc]
-    """Log in with a name and password of the users file; read again at each login."""
-
-    async def authenticate(self, handler: Any, data: dict[str, str]) -> dict[str, Any] | None:
-        user = _read(settings_module.load()).get(data["username"])
-        try:
-            hasher.verify(user["password"] if user else NOBODY, data["password"])
-        except (VerificationError, InvalidHashError):
-            return None
-        return {"name": data["username"], "groups": user["groups"]} if user else None
-
-    async def refresh_user(self, user: Any, handler: Any = None, **_: Any) -> Any:
-        """Groups follow the file; a user who is no longer in it is logged out."""
-        known = _read(settings_module.load()).get(user.name)
-        return {"name": user.name, "groups": known["groups"]} if known else False
 
 
 def _path(settings: Settings) -> Path:

@@ -7,6 +7,7 @@ import pytest
 from thalweg import settings as settings_module
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.hub import users
+from thalweg.hub.authenticator import FileAuthenticator
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def settings(tmp_path, monkeypatch):
 
 def log_in(name, password):
     data = {"username": name, "password": password}
-    return asyncio.run(users.FileAuthenticator().authenticate(None, data))
+    return asyncio.run(FileAuthenticator().authenticate(None, data))
 
 
 def test_the_first_user_is_made_once_and_the_password_kept_private(settings):
@@ -52,9 +53,9 @@ def test_a_user_who_is_taken_out_is_logged_out(settings):
     class Ada:
         name = "ada"
 
-    assert asyncio.run(users.FileAuthenticator().refresh_user(Ada()))["groups"] == ["researchers"]
+    assert asyncio.run(FileAuthenticator().refresh_user(Ada()))["groups"] == ["researchers"]
     (settings.data_dir / "secrets" / "users.json").write_text("{}")
-    assert asyncio.run(users.FileAuthenticator().refresh_user(Ada())) is False
+    assert asyncio.run(FileAuthenticator().refresh_user(Ada())) is False
 
 
 @pytest.mark.parametrize("name", ["", "Ada", "../x", "a b", "1a", "x" * 33])
