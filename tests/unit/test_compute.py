@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 TOKEN = "a-token-of-the-tests"
@@ -131,3 +133,81 @@ def _wait_until_listening(
             assert all(process.poll() is None for process in processes), logs
             assert time.monotonic() < deadline, logs
             time.sleep(0.2)
+
+
+RAY_PROGRAM = """
+import json, os, sys
+import psutil
+from thalweg import compute
+
+ray = compute.ray(num_cpus=1)
+assert compute.ray() is ray
+squares = ray.get([ray.remote(lambda x: x * x).remote(x) for x in range(3)])
+processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+listening = [c.laddr for p in processes for c in p.net_connections() if c.status == "LISTEN"]
+folder = os.path.dirname(os.environ["RAY_AUTH_TOKEN_PATH"])
+modes = [oct(os.stat(path).st_mode & 0o777) for path in (folder, folder + "/token")]
+print(json.dumps([squares, listening, modes, ray.get_runtime_context().gcs_address, folder]))
+sys.stdout.flush()
+sys.stdin.read()
+"""
+STRANGER = "import sys, ray; ray.init(address=sys.argv[1]); print('connected', ray.nodes())"
+
+
+@pytest.mark.timeout(240)
+def test_ray_is_on_loopback_behind_a_token_and_gone_at_exit() -> None:
+    """One Ray for all of it, for it takes 20 s to start."""
+    owner = subprocess.Popen(
+        [sys.executable, "-c", RAY_PROGRAM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert owner.stdout is not None
+        line = owner.stdout.readline()
+        assert line, owner.stderr and owner.stderr.read()
+        squares, listening, modes, address, folder = json.loads(line)
+        children = psutil.Process(owner.pid).children(recursive=True)
+        assert squares == [0, 1, 4]
+        assert modes == ["0o700", "0o600"]
+        assert len(listening) > 5
+        assert {host.removeprefix("::ffff:") for host, _ in listening} == {"127.0.0.1"}
+        for _, port in listening:
+            assert _anonymous_answer(port) in (None, 401), port
+        stranger = subprocess.run(
+            [sys.executable, "-c", STRANGER, address],
+            env={k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+            | {"RAY_AUTH_MODE": "disabled", "RAY_gcs_rpc_server_reconnect_timeout_s": "5"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert stranger.returncode != 0
+        assert "connected" not in stranger.stdout
+    finally:
+        owner.communicate("", timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
+    assert not Path(folder).exists()
+
+
+def test_ray_that_was_imported_open_is_refused() -> None:
+    program = (
+        "import ray\nfrom thalweg import compute, errors\n"
+        "try:\n    compute.ray()\nexcept errors.Unavailable as error:\n    print(error)\n"
+    )
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True
+    )
+    assert "restart the kernel" in result.stdout
+
+
+def _anonymous_answer(port: int) -> int | None:
+    """Status of an anonymous HTTP request; None where the port speaks no HTTP/1."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5).status_code
+    except httpx.HTTPError:
+        return None
