@@ -10,8 +10,8 @@ import pytest
 
 from thalweg import database, warehouse
 from thalweg.database import RunRow, RunUse, new_id
-from thalweg.errors import InvalidInput, NotFound
-from thalweg.settings import Settings
+from thalweg.errors import InvalidInput, NotFound, Unavailable
+from thalweg.settings import Settings, load
 from thalweg.warehouse.schema import NAMESPACE, TABLES
 
 START = dt.datetime(2021, 8, 23, tzinfo=dt.UTC)
@@ -36,6 +36,21 @@ def observations(location: str, values: list[float], start: dt.datetime = START)
             "location_id": [location] * len(values),
             "configuration_name": ["usgs_observations"] * len(values),
             "variable_name": ["streamflow_hourly_inst"] * len(values),
+        }
+    )
+
+
+def metrics(location: str) -> pa.Table:
+    return pa.table(
+        {
+            "primary_location_id": [location] * 2,
+            "configuration_name": ["nwm30_medium_range"] * 2,
+            "variable_name": ["streamflow_hourly_inst"] * 2,
+            "unit_name": ["m^3/s"] * 2,
+            "lead_time_bin": pa.array([None, 24], pa.int64()),
+            "metric_name": ["kge"] * 2,
+            "value": pa.array([None, 0.5], pa.float64()),
+            "count": [2, 1],
         }
     )
 
@@ -178,18 +193,7 @@ def test_unknown_names_are_hinted(location: str) -> None:
 
 
 def test_metrics_may_be_undefined_and_pool_all_lead_times(location: str) -> None:
-    rows = pa.table(
-        {
-            "primary_location_id": [location] * 2,
-            "configuration_name": ["nwm30_medium_range"] * 2,
-            "variable_name": ["streamflow_hourly_inst"] * 2,
-            "unit_name": ["m^3/s"] * 2,
-            "lead_time_bin": pa.array([None, 24], pa.int64()),
-            "metric_name": ["kge"] * 2,
-            "value": pa.array([None, 0.5], pa.float64()),
-            "count": [2, 1],
-        }
-    )
+    rows = metrics(location)
     assert counts(warehouse.write("metrics", rows)) == (2, 0, 0)
     assert counts(warehouse.write("metrics", rows)) == (0, 0, 2)
 
@@ -203,13 +207,21 @@ def test_migrating_again_changes_nothing(location: str) -> None:
     assert state() == before
 
 
-def test_an_older_table_gets_the_new_column(location: str) -> None:
+def test_an_older_table_gets_the_new_column_and_keeps_its_rows(location: str) -> None:
+    rows = metrics(location)
+    warehouse.write("metrics", rows)
     table = warehouse.table("metrics")
     with table.update_schema(allow_incompatible_changes=True) as update:
         update.delete_column("count")
     assert "count" not in warehouse.table("metrics").schema().column_names
     warehouse.migrate()
-    assert "count" in warehouse.table("metrics").schema().column_names
+    where = f"primary_location_id = '{location}'"
+    read = warehouse.read("metrics", where=where)
+    assert read["count"].to_pylist() == [None, None]
+    assert read.column_names == list(TABLES["metrics"].columns)
+    # One row gets its count again; the other stays as it is, null and all.
+    assert counts(warehouse.write("metrics", rows.slice(1))) == (0, 1, 0)
+    assert sorted(warehouse.read("metrics", where=where)["count"].to_pylist(), key=str) == [1, None]
 
 
 def test_tables_are_laid_out_as_declared(location: str) -> None:
@@ -224,6 +236,27 @@ def test_tables_are_laid_out_as_declared(location: str) -> None:
     assert all(
         references[0] in TABLES for t in TABLES.values() for references in t.references.values()
     )
+
+
+def test_rows_read_as_declared(location: str) -> None:
+    warehouse.write("primary_timeseries", observations(location, [1]))
+    rows = warehouse.read("primary_timeseries", where=f"location_id = '{location}'")
+    declared = TABLES["primary_timeseries"].arrow
+    assert [(f.name, f.type) for f in rows.schema] == [(f.name, f.type) for f in declared]
+    part = warehouse.read(
+        "primary_timeseries", ["value", "location_id"], f"location_id = '{location}'"
+    )
+    assert set(part.column_names) == {"value", "location_id"}
+
+
+def test_a_catalogue_that_does_not_answer_is_one_clear_line(
+    store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYICEBERG_CATALOG__THALWEG__URI", "http://127.0.0.1:9")
+    with pytest.raises(Unavailable, match=r"'thalweg' does not answer.*see `thalweg status`"):
+        warehouse.read("units")
+    with pytest.raises(Unavailable, match="no Iceberg catalogue named 'elsewhere' is configured"):
+        warehouse.read("units", settings=load(warehouse="elsewhere"))
 
 
 def test_a_run_is_on_record(location: str, monkeypatch: pytest.MonkeyPatch) -> None:

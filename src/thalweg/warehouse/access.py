@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog, load_catalog
-from pyiceberg.exceptions import NoSuchTableError, RESTError
+from pyiceberg.exceptions import CommitStateUnknownException, NoSuchTableError, RESTError
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression
 from pyiceberg.table import Table
 from pyiceberg.utils.config import Config
@@ -102,10 +102,11 @@ def read(
     InvalidInput
         A condition that cannot be understood.
     """
-    known = definition(name).columns
+    declared = definition(name)
     for column in columns or ():
-        if column not in known:
-            raise NotFound(f"unknown column {column!r} of {name}{nearest(column, known)}")
+        if column not in declared.columns:
+            hint = nearest(column, declared.columns)
+            raise NotFound(f"unknown column {column!r} of {name}{hint}")
     found = table(name, settings)
     snapshot = found.snapshot_by_id(snapshot_id) if snapshot_id else found.current_snapshot()
     if snapshot_id and snapshot is None:
@@ -114,7 +115,7 @@ def read(
     try:
         scan = found.scan(where or AlwaysTrue(), selected_fields=fields, snapshot_id=snapshot_id)
         with reachable(found.catalog.name):
-            rows: pa.Table = scan.to_arrow()
+            rows = declared.plain(scan.to_arrow())
     except (ParseException, ValueError, TypeError) as error:
         raise InvalidInput(f"cannot read {name} where {where}: {error}") from error
     if snapshot is not None:
@@ -127,7 +128,9 @@ def reachable(name: str) -> Iterator[None]:
     """Turn a catalogue that does not answer into one clear line."""
     try:
         yield
-    except (RequestException, RESTError) as error:
+    except CommitStateUnknownException:
+        raise
+    except (RequestException, RESTError, OSError) as error:
         raise Unavailable(
             f"the Iceberg catalogue {name!r} does not answer: {error}; see `thalweg status`"
         ) from error

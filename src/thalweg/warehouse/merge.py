@@ -109,7 +109,8 @@ def write(
         if not replace:
             merge = _Merge(merge.added, batch.slice(0, 0), merge.stays)
         try:
-            _commit(found, merge, declared)
+            with reachable(found.catalog.name):
+                _commit(found, merge, declared)
         except (CommitFailedException, CommitStateUnknownException):
             # Others write too: wait a little longer each time, never in step with them.
             time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))  # noqa: S311
@@ -138,7 +139,7 @@ def _compare(found: Table, batch: pa.Table, declared: TableDefinition) -> _Merge
     if found.current_snapshot() is None or not batch.num_rows:
         return _Merge(batch, batch.slice(0, 0), batch.slice(0, 0))
     with reachable(found.catalog.name):
-        existing = found.scan(_span(batch, declared.range)).to_arrow().cast(declared.arrow)
+        existing = found.scan(_span(batch, declared.range)).to_arrow()
     values = [c for c in declared.columns if c not in declared.key and c not in PROVENANCE]
     same_key = " AND ".join(f'b."{c}" IS NOT DISTINCT FROM e."{c}"' for c in declared.key)
     differs = " OR ".join(f'b."{c}" IS DISTINCT FROM e."{c}"' for c in values) or "false"
@@ -169,7 +170,7 @@ def _commit(found: Table, merge: _Merge, declared: TableDefinition) -> None:
     stays = merge.stays.filter(
         expression_to_pyarrow(bind(found.schema(), span, case_sensitive=True))
     )
-    rows = pa.concat_tables([stays, merge.added, merge.changed])
+    rows = pa.concat_tables([stays, merge.added, merge.changed], promote_options="permissive")
     found.overwrite(_last_by_key(rows, declared.key), overwrite_filter=span)
 
 

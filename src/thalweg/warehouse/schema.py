@@ -35,6 +35,9 @@ PROPERTIES = {
 }
 TIME = TimestamptzType()
 TEXT = StringType()
+NUMBER = DoubleType()
+COUNT = LongType()
+BYTES = BinaryType()
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,18 @@ class TableDefinition:
 
     @property
     def arrow(self) -> pa.Schema:
-        """The Arrow schema that rows have when they are written and read."""
-        return self.iceberg.as_arrow().remove_metadata()
+        """The Arrow schema that rows have when they are written."""
+        types = {TEXT: pa.string(), TIME: pa.timestamp("us", "UTC"), BYTES: pa.binary()}
+        types |= {NUMBER: pa.float64(), COUNT: pa.int64()}
+        return pa.schema(
+            pa.field(name, types[c.type], nullable=c.nullable) for name, c in self.columns.items()
+        )
+
+    def plain(self, rows: pa.Table) -> pa.Table:
+        """Rows as they are read: declared order and types, whatever the files chose."""
+        names = [name for name in self.columns if name in rows.column_names]
+        fields = [self.arrow.field(name).with_nullable(True) for name in names]
+        return rows.select(names).cast(pa.schema(fields))
 
     @property
     def partition_spec(self) -> PartitionSpec:
@@ -99,7 +112,7 @@ PROVENANCE = {
 SERIES = {
     "reference_time": Column(TIME, "issue time of the forecast; null: not a forecast", True),
     "value_time": Column(TIME, "time for which the value holds, UTC"),
-    "value": Column(DoubleType(), "the value, in the unit of unit_name"),
+    "value": Column(NUMBER, "the value, in the unit of unit_name"),
     "unit_name": Column(TEXT, "unit of the value, a name of `units`"),
     "location_id": Column(TEXT, "gauge, reach or basin, with the source's prefix"),
     "configuration_name": Column(TEXT, "what made the value, a name of `configurations`"),
@@ -147,7 +160,7 @@ TABLES = {
         columns={
             "id": Column(TEXT, "id with the source's prefix: usgs-03171000"),
             "name": Column(TEXT, "the source's own name for it", True),
-            "geometry": Column(BinaryType(), "WKB, longitude latitude in degrees, EPSG:4326", True),
+            "geometry": Column(BYTES, "WKB, longitude latitude in degrees, EPSG:4326", True),
         },
         key=("id",),
         range=("id",),
@@ -189,11 +202,11 @@ TABLES = {
             "variable_name": Column(TEXT, "a name of `variables`"),
             "unit_name": Column(TEXT, "unit of the compared values"),
             "lead_time_bin": Column(
-                LongType(), "lower edge of the bin of lead times, hours; null: all", True
+                COUNT, "lower edge of the bin of lead times, hours; null: all", True
             ),
             "metric_name": Column(TEXT, "name of the metric: kge, nse, …"),
-            "value": Column(DoubleType(), "the metric's value; null: not defined", True),
-            "count": Column(LongType(), "number of compared pairs"),
+            "value": Column(NUMBER, "the metric's value; null: not defined", True),
+            "count": Column(COUNT, "number of compared pairs"),
             "run_id": PROVENANCE["run_id"],
         },
         key=(
