@@ -301,9 +301,11 @@ def _check_notebook(pipeline: Pipeline) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         raise InvalidInput(f"{path}: expected a notebook (nbformat 4)") from None
     tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    if len(tagged) != 1:
-        raise InvalidInput(f"{path}: expected one cell tagged `parameters`, found {len(tagged)}")
-    statements = ast.parse("".join(tagged[0]["source"])).body
+    if len(tagged) != bool(pipeline.parameters):
+        expected = "one cell" if pipeline.parameters else "no cell"
+        found = len(tagged)
+        raise InvalidInput(f"{path}: expected {expected} tagged `parameters`, found {found}")
+    statements = ast.parse("".join(tagged[0]["source"])).body if tagged else []
     targets = [target for s in statements for target in getattr(s, "targets", [])]
     names = {target.id for target in targets if isinstance(target, ast.Name)}
     if names != set(pipeline.parameters):
