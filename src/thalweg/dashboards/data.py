@@ -26,7 +26,8 @@ def skill() -> pd.DataFrame:
     pandas.DataFrame
         configuration_name, variable_name, lead_time_bin (hours, lower edge, or ALL_LEAD_TIMES),
         primary_location_id, unit_name, count (pairs), a column a metric, name, longitude and
-        latitude (degrees; missing where the location is no point).
+        latitude (degrees; missing where the location is no point). Not to be changed: the next
+        visitor gets the same one.
     """
     return _skill(_newest("metrics"), _newest("locations"))
 
@@ -35,6 +36,8 @@ def skill() -> pd.DataFrame:
 def _skill(*_snapshots: int | None) -> pd.DataFrame:
     long = _rows("metrics")
     long = long[long["metric_name"].isin(METRICS)].fillna({"lead_time_bin": ALL_LEAD_TIMES})
+    if long.empty:
+        return long
     long = long.astype({"lead_time_bin": int})
     wide = long.set_index([*GROUP, "metric_name"])["value"].unstack("metric_name")
     wide = wide.join(long.groupby(GROUP)["count"].max()).reset_index()

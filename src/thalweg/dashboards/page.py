@@ -127,15 +127,15 @@ class Choices:
             each.param.watch(self.settle, "value")
 
     def offer(self, name: str, options: list[str] | dict[str, str]) -> str:
-        """Offer these options (words → value); gives the chosen value, the first by default.
+        """Offer these options (words → value); gives the chosen value, by default the first, or "".
 
         A list with a single option is not shown.
         """
         values = list(options.values() if isinstance(options, dict) else options)
         wanted = self._wanted.pop(name, self.lists[name].value)
-        value: str = wanted if wanted in values else values[0]
+        value: str | None = wanted if wanted in values else next(iter(values), None)
         self.lists[name].param.update(options=options, value=value, visible=len(values) > 1)
-        return value
+        return value or ""
 
     def choose(self, name: str, value: str) -> None:
         """Choose as the reader would."""

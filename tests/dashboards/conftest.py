@@ -1,0 +1,77 @@
+"""The sample in a real warehouse, judged; and the dashboards as the hub serves them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from thalweg import database, metrics, sources, warehouse
+from thalweg.hub import environment, state
+from thalweg.settings import Settings
+
+DASHBOARDS = Path(__file__).resolve().parents[2] / "dashboards"
+
+
+@pytest.fixture(scope="session")
+def loaded(store_settings: Settings) -> None:
+    """The embedded sample is in the warehouse, and judged."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.data_environment(store_settings).items():
+            patch.setenv(name, value)
+        database.migrate()
+        warehouse.migrate()
+        source = sources.get("sample")
+        tables = source.read(source.fetch())
+        warehouse.write_all(tables)
+        series = (tables[name] for name in ("primary_timeseries", "secondary_timeseries"))
+        judged = metrics.evaluate(*series, tables["location_crosswalks"], lead_time_bin=24)
+        warehouse.write("metrics", metrics.to_long(judged))
+
+
+@pytest.fixture
+def sample(loaded: None, store: Settings) -> Settings:
+    """The running store with the sample in it."""
+    return store
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """Serve the dashboards in the environment as it is now; gives their address."""
+    processes = []
+
+    def start() -> str:
+        (port,) = state.free_ports(1)
+        command = [sys.executable, "-m", "panel", "serve", f"--port={port}", "--num-threads=2"]
+        command += ["--address=127.0.0.1", f"--allow-websocket-origin=127.0.0.1:{port}"]
+        command += ["--prefix=/services/dashboards", *map(str, DASHBOARDS.glob("*.py"))]
+        log = tmp_path / f"panel-{port}.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ.copy())
+        processes.append((process, log))
+        address = f"http://127.0.0.1:{port}/services/dashboards"
+        deadline = time.monotonic() + 60
+        while not _answers(f"{address}/forecast_skill"):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        return address
+
+    yield start
+    for process, log in processes:
+        process.terminate()
+        process.wait(20)
+        assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def _answers(address: str) -> bool:
+    try:
+        return httpx.get(address, timeout=30).is_success
+    except httpx.HTTPError:
+        return False
