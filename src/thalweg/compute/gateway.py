@@ -43,7 +43,7 @@ def dask_cluster(workers: int = 2, *, idle_timeout: int | None = None) -> Any:
     ...     client = cluster.get_client()
     """
     import dask.config
-    from dask_gateway import Gateway, GatewayClusterError, GatewayServerError
+    from dask_gateway import GatewayCluster, GatewayClusterError, GatewayServerError
 
     if workers < 1:
         raise InvalidInput(f"a cluster needs at least 1 worker, got {workers}")
@@ -56,7 +56,7 @@ def dask_cluster(workers: int = 2, *, idle_timeout: int | None = None) -> Any:
         )
     options = {} if idle_timeout is None else {"idle_timeout": idle_timeout}
     try:
-        cluster = Gateway().new_cluster(**options)
+        cluster = GatewayCluster(**options)
     except ValueError as error:
         raise InvalidInput(f"the hub's Dask Gateway refuses {options}: {error}") from error
     except (OSError, TimeoutError, GatewayClusterError, GatewayServerError) as error:
