@@ -27,7 +27,8 @@ c.DatabaseBackend.stop_clusters_on_shutdown = True
 
 # The executables that the gateway defaults to are gone from distributed.
 dask = [sys.executable, "-m", "dask"]
-c.ClusterConfig.scheduler_cmd = [*dask, "scheduler"]
+# The gateway adds a --preload of its own, which displaces the environment's: so the guard is here.
+c.ClusterConfig.scheduler_cmd = [*dask, "scheduler", "--preload", "thalweg.compute.guard"]
 c.ClusterConfig.worker_cmd = [*dask, "worker"]
 c.ClusterConfig.idle_timeout = settings.dask_idle_timeout
 c.ClusterConfig.worker_memory = "2 G"
