@@ -24,6 +24,7 @@ extensions = [
 ]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "linkify"]
 myst_heading_anchors = 3
+smartquotes = False  # commands and settings stand as they are typed
 napoleon_google_docstring = False
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
