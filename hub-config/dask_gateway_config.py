@@ -29,7 +29,7 @@ c.DatabaseBackend.stop_clusters_on_shutdown = True
 dask = [sys.executable, "-m", "dask"]
 # The gateway adds a --preload of its own, which displaces the environment's: so the guard is here.
 c.ClusterConfig.scheduler_cmd = [*dask, "scheduler", "--preload", "thalweg.compute.guard"]
-c.ClusterConfig.worker_cmd = [*dask, "worker"]
+c.ClusterConfig.worker_cmd = [*dask, "worker", "--host", "127.0.0.1"]
 c.ClusterConfig.idle_timeout = settings.dask_idle_timeout
 c.ClusterConfig.worker_memory = "2 G"
 c.ClusterConfig.worker_cores = 1

@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-from pathlib import Path
 
 from thalweg import settings as settings_module
 from thalweg.hub import environment, proxy, state
@@ -60,7 +59,7 @@ def behind_login(name, command):
     """
     socket = state.socket_path(settings, name)
     return [
-        str(Path(sys.executable).parent / "jupyter-standaloneproxy"),
+        sys.executable, "-m", "thalweg.hub.login_proxy",
         f"--unix-socket={socket}", "--absolute-url", "--timeout=120", "--", *command,
     ]  # fmt: skip
 

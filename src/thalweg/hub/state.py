@@ -121,8 +121,8 @@ def free_ports(count: int) -> list[int]:
     """`count` ports on loopback that nothing listens on, all different.
 
     Below the range from which systems take the ports of outgoing connections, so that a hub that
-    was down finds its ports free again; also with 10,000 added, which the object store's worker does
-    to find its admin server.
+    was down finds its ports free again; also with 10,000 added, which is where the object store's
+    admin server listens for its worker.
     """
     shuffled = secrets.SystemRandom().sample(range(20_000, 22_700), 2_700)
     free = (port for port in shuffled if is_free("127.0.0.1", port))

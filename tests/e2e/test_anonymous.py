@@ -1,0 +1,136 @@
+"""No route of any service answers data to an anonymous request.
+
+The list of what is asked is made from the running hub: every TCP port that a process of the hub
+listens on, and every route of the public proxy; on each, the paths at which the parts of the hub
+(and what they are built from) keep their data.
+"""
+
+import json
+from itertools import product
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from websocket import WebSocketBadStatusException, create_connection
+
+from thalweg.hub import processes
+
+pytestmark = pytest.mark.e2e
+
+#: Where the parts keep data: S3, filer, master, volume server, Iceberg REST; hub, Lab; Dask's
+#: scheduler, worker and gateway; Dagster; Panel; Ray.
+PATHS = (Path(__file__).parent / "data_paths.txt").read_text().split()
+
+#: What anybody may be told: that a part is alive, how to log in, how busy the store is.
+PUBLIC = {
+    "/hub/login", "/hub/health", "/hub/api/", "/api/health", "/status", "/cluster/status",
+    "/v1/config", "/metrics", "/",
+}  # fmt: skip
+
+KERNEL = """
+import thalweg.compute as compute
+cluster = compute.dask_cluster(workers=1)
+client = cluster.get_client()
+client.wait_for_workers(1, timeout=90)
+assert client.submit(lambda x: x + 1, 41).result() == 42
+ray = compute.ray()
+assert ray.get(ray.remote(lambda: 7).remote()) == 7
+print("cluster", cluster.name)
+"""
+
+
+@pytest.fixture(scope="module")
+def everything_runs(hub):
+    """Lab, a Dask cluster and Ray run as well; the name of the cluster."""
+    token = hub.token()
+    client = hub.log_in()
+    for service in ("dashboards", "pipelines"):  # they start at the first visit
+        assert client.get(f"/services/{service}/").is_success
+    return hub.run_code(token, KERNEL).split()[-1]
+
+
+def listening(hub):
+    """Label and port of every socket on which a process of the hub listens."""
+    found = {("thalweg up", hub.settings.port)}
+    for process, environ in processes.of_hub(hub.settings).items():
+        try:
+            connections = process.net_connections("inet")
+        except psutil.Error:
+            continue
+        for connection in connections:
+            if connection.status == psutil.CONN_LISTEN:
+                assert connection.laddr.ip in ("127.0.0.1", "::1", "::ffff:127.0.0.1"), (
+                    f"{processes.label(environ)} listens on {connection.laddr}: {process.cmdline()}"
+                )
+                found.add((processes.label(environ), connection.laddr.port))
+    return sorted(found)
+
+
+def secrets_of(hub):
+    """Words that no anonymous answer may hold: data, names, keys."""
+    files = [p for p in (hub.settings.data_dir / "secrets").rglob("*") if p.is_file()]
+    keys = [p.read_text().strip() for p in files if p.name in ("s3-secret-key", "admin-password")]
+    return ["03171000", "usgs_observations", "nwm30", "primary_timeseries", "load_sample", *keys]
+
+
+def test_anonymous_requests_get_nothing(hub, everything_runs):
+    cluster = everything_runs
+    sockets = listening(hub)
+    labels = {label for label, _ in sockets}
+    assert {"object-store", "hub", "proxy", "dask-gateway", "lab:admin", "dask clusters"} <= labels
+    paths = [
+        p.format(port=hub.settings.port, clusters=f"/clusters/{cluster}/status") for p in PATHS
+    ]
+    words, answered = secrets_of(hub), []
+    with httpx.Client(follow_redirects=False, timeout=5) as client:
+        for (label, port), path in product(sockets, paths):
+            try:
+                answer = client.get(f"http://127.0.0.1:{port}{path}")
+            except httpx.HTTPError:
+                continue  # speaks no HTTP: ZeroMQ, gRPC, TLS
+            text = answer.text
+            assert not [w for w in words if w in text], f"{label} {port} {path} tells data"
+            if answer.status_code == 200 and path not in PUBLIC and "login" not in text.lower():
+                answered.append(f"{label} :{port}{path} {text[:60]!r}")
+    assert answered == []
+    print(f"{len(sockets)} sockets of {sorted(labels)}, {len(paths)} paths each")
+
+
+def test_anonymous_writes_and_queries_are_refused(hub, everything_runs):
+    query = {"query": "{ runsOrError { __typename } }"}
+    s3 = hub.status()["object-store"]["url"]
+    for method, url, body in (
+        ("POST", f"{hub.url}/services/pipelines/graphql", query),
+        ("PUT", f"{s3}/raw/anonymous", None),
+        ("PUT", f"{s3}/a-new-bucket", None),
+        ("DELETE", f"{s3}/raw", None),
+        ("POST", f"{hub.url}/hub/api/users/mallory", None),
+        ("POST", f"{hub.url}/user/admin/api/kernels", {"name": "python3"}),
+    ):
+        content = json.dumps(body) if body else None
+        answer = httpx.request(method, url, content=content, timeout=10)
+        assert answer.status_code in (302, 401, 403), f"{method} {url}: {answer.status_code}"
+
+
+def test_anonymous_websockets_are_refused(hub, everything_runs):
+    for path in (
+        "/services/dashboards/forecast_skill/ws",
+        "/services/pipelines/graphql",
+        "/user/admin/api/events/subscribe",
+        f"/user/admin/dask/clusters/{everything_runs}/status/ws",
+    ):
+        with pytest.raises(WebSocketBadStatusException) as refused:
+            create_connection(hub.url.replace("http", "ws") + path, timeout=10)
+        assert refused.value.status_code in (302, 401, 403), path
+
+
+def test_groups_hold(hub):
+    """A partner sees dashboards, not pipelines, and gets no Lab."""
+    password = hub.command("user", "add", "paula", "--group", "partners").split()[-1]
+    client = hub.log_in("paula", password)
+    assert client.get("/services/dashboards/").is_success
+    assert client.get("/services/pipelines/").status_code == 403
+    client.get("/hub/spawn")
+    assert "JupyterLab" not in client.get("/hub/home").text
+    assert client.get("/user/admin/lab").status_code in (403, 404)
