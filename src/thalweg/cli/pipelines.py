@@ -1,11 +1,258 @@
-"""Commands: pipelines."""
+"""Commands: run pipelines, and look at pipelines and runs."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
+from thalweg.cli.common import DataDir, Json, local_settings, print_json
+from thalweg.errors import InvalidInput, ThalwegError
+
+if TYPE_CHECKING:
+    from thalweg.pipelines.history import Run
+    from thalweg.pipelines.specification import Pipeline
+
 __all__ = ["register"]
+
+runs = typer.Typer(help="What ran, how it ended, what it read and wrote.", no_args_is_help=True)
+pipelines = typer.Typer(help="The pipelines there are.", no_args_is_help=True)
+COLOURS = {"succeeded": "green", "running": "yellow", "failed": "red"}
+
+Name = Annotated[str, typer.Argument(help="Name of a pipeline.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the `thalweg` command."""
+    app.command()(run)
+    app.add_typer(runs, name="runs")
+    app.add_typer(pipelines, name="pipeline")
+
+
+def run(
+    name: Name,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Give it as often as needed."),
+    ] = None,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Run a pipeline now, here, and keep the record and the executed notebook.
+
+    Examples:
+
+        thalweg run load_sample
+
+        thalweg run evaluate -p lead_time_bin=48 -p metrics=kge,nse
+
+        thalweg run ingest_usgs -p sites=03171000 -p start=now-7d -p end=now
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from thalweg.pipelines import run as runner
+
+    settings = local_settings(data_dir)
+    values = dict(_pair(each) for each in parameter or [])
+    bar = Progress(console=Console(stderr=True), transient=True, disable=json)
+    task = bar.add_task(name)
+
+    def progress(cell: int, total: int) -> None:
+        bar.start()
+        bar.update(task, completed=cell - 1, total=total)
+
+    try:
+        done = runner.run(name, values, settings=settings, progress=progress)
+    except runner.RunFailed as failed:
+        if json:
+            print_json(failed.run.as_dict())
+            raise typer.Exit(1) from None
+        raise
+    finally:
+        bar.stop()
+    if json:
+        return print_json(done.as_dict())
+    _print_written(done)
+    typer.echo(f"{name} succeeded in {done.duration:.1f} s; see: thalweg runs show {done.id[-12:]}")
+
+
+@runs.command("list")
+def list_runs(
+    pipeline: Annotated[str | None, typer.Option(help="Only runs of this pipeline.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Only running, succeeded or failed ones.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """List the runs, the newest first.
+
+    Example: `thalweg runs list --state failed`
+    """
+    from thalweg.pipelines import history
+
+    found = history.find(pipeline, state, limit, local_settings(data_dir))
+    if json:
+        return print_json([each.as_dict() for each in found])
+    rows = [
+        [each.id[-12:], each.pipeline, _coloured(each), f"{each.started_at:%Y-%m-%d %H:%M:%S}",
+         _seconds(each), each.trigger, each.user, _short(each.error or "")]
+        for each in found
+    ]  # fmt: skip
+    _print_table(["run", "pipeline", "state", "started, UTC", "took", "by", "user", "why"], rows)
+    typer.echo("Look into one: thalweg runs show RUN")
+
+
+@runs.command("show")
+def show_run(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, or its end.")],
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Show a run: who, when, with which code and parameters, what it read and wrote.
+
+    Example: `thalweg runs show 5e0a2b1c9d3f`
+    """
+    from thalweg.pipelines import history
+
+    found = history.get(run_id, local_settings(data_dir))
+    if json:
+        return print_json(found.as_dict())
+    about = found.as_dict()
+    for key in ("id", "pipeline", "state", "error", "trigger", "user", "started_at", "duration"):
+        typer.echo(f"{key:12} {'' if about[key] is None else about[key]}")
+    dirty = " (with changes)" if found.git_dirty else ""
+    typer.echo(f"{'code':12} {found.git_commit}{dirty}, {found.environment}")
+    typer.echo(f"{'parameters':12} {found.parameters}")
+    typer.echo(f"{'notebook':12} {found.notebook_uri or 'not saved'}")
+    uses = [[u.direction, u.kind, u.name, u.version, _count(u.rows)] for u in found.uses]
+    _print_table(["did", "what", "name", "version", "rows"], uses)
+
+
+@pipelines.command("list")
+def list_pipelines(json: Json = False, data_dir: DataDir = None) -> None:
+    """List the pipelines in order of flow.
+
+    Example: `thalweg pipeline list`
+    """
+    from thalweg.pipelines import specification
+
+    found = list(specification.all(local_settings(data_dir)).values())
+    if json:
+        return print_json([each.model_dump(mode="json") for each in found])
+    rows = [[each.name, each.title, _when(each), ", ".join(each.needs)] for each in found]
+    _print_table(["pipeline", "what it is", "runs", "needs"], rows)
+    typer.echo("Run one: thalweg run NAME; its parameters: thalweg pipeline show NAME")
+
+
+@pipelines.command("show")
+def show_pipeline(name: Name, json: Json = False, data_dir: DataDir = None) -> None:
+    """Show a pipeline: what it does, its parameters, when it runs.
+
+    Example: `thalweg pipeline show ingest_usgs`
+    """
+    from thalweg.pipelines import specification
+
+    found = specification.get(name, local_settings(data_dir))
+    if json:
+        return print_json(found.model_dump(mode="json"))
+    about = {
+        "title": found.title,
+        "owner": found.owner,
+        "what": found.description,
+        "runs": _when(found),
+        "needs": ", ".join(found.needs),
+        "timeout": f"{found.timeout} s",
+        "retries": found.retries.attempts,
+        "notebook": found.notebook_path,
+    }
+    for key, value in about.items():
+        typer.echo(f"{key:12} {value}")
+    rows = [
+        [key, p.type, "needed" if p.required else str(p.default), p.description]
+        for key, p in found.parameters.items()
+    ]
+    _print_table(["parameter", "type", "default", "what it is"], rows)
+    example = "".join(f" -p {key}=…" for key in list(found.parameters)[:1])
+    typer.echo(f"Run it: thalweg run {name}{example}")
+
+
+@pipelines.command()
+def validate(json: Json = False, data_dir: DataDir = None) -> None:
+    """Check every pipeline.yaml and its notebook; exit 1 if one is wrong.
+
+    Example: `thalweg pipeline validate`
+    """
+    from thalweg.pipelines import specification
+
+    settings = local_settings(data_dir)
+    folders = sorted(file.parent for file in (settings.home / "pipelines").glob("*/pipeline.yaml"))
+    problems = {folder.name: _problem(specification.load, folder) for folder in folders}
+    if not any(problems.values()):
+        problems["all together"] = _problem(specification.all, settings)
+    if json:
+        print_json(problems)
+    else:
+        for name, problem in problems.items():
+            typer.secho(f"{name}: {problem or 'ok'}", fg="red" if problem else None)
+    if any(problems.values()):
+        raise typer.Exit(1)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise InvalidInput(f"expected a parameter as NAME=VALUE, got {text!r}")
+    return name.strip(), value
+
+
+def _problem(check: Any, argument: Any) -> str | None:
+    try:
+        check(argument)
+    except ThalwegError as error:
+        return str(error)
+    return None
+
+
+def _when(pipeline: Pipeline) -> str:
+    if pipeline.schedule:
+        return f"{pipeline.schedule.cron} ({pipeline.schedule.timezone})"
+    return "after what it needs" if pipeline.needs else "on demand"
+
+
+def _print_written(run: Run) -> None:
+    written = [u for u in run.uses if (u.direction, u.kind) == ("wrote", "table")]
+    rows = [[u.name, _count(u.rows), u.version] for u in written]
+    if rows:
+        _print_table(["wrote", "rows", "snapshot"], rows)
+    else:
+        typer.echo("nothing has changed in the warehouse")
+
+
+def _coloured(run: Run) -> str:
+    return f"[{COLOURS[run.state]}]{run.state}"
+
+
+def _seconds(run: Run) -> str:
+    return "" if run.duration is None else f"{run.duration:.1f} s"
+
+
+def _count(rows: int | None) -> str:
+    return "" if rows is None else f"{rows:,}"
+
+
+def _short(text: str) -> str:
+    first = text.partition("\n")[0]
+    return first if len(first) <= 60 else f"{first[:59]}…"
+
+
+def _print_table(head: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*head, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

@@ -35,6 +35,7 @@ from thalweg.settings import Settings, load
 __all__ = ["Progress", "Run", "RunFailed", "run"]
 
 Progress = Callable[[int, int], None]
+PLOTS = Path(__file__).with_name("holoviews.rc")
 
 
 class RunFailed(ThalwegError):
@@ -99,7 +100,7 @@ def _executor(run_id: str, folder: Path, settings: Settings) -> Iterator[subproc
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "thalweg.pipelines.execute"],
-            env=os.environ | given | {"THALWEG_RUN_ID": run_id},
+            env=os.environ | given | {"THALWEG_RUN_ID": run_id, "HOLOVIEWSRC": str(PLOTS)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
