@@ -14,12 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import papermill
 import psutil
 import pytest
 from dask_gateway import Gateway
 
-from thalweg import compute
+from thalweg import compute, database, warehouse
 from thalweg.errors import InvalidInput, Unavailable
+from thalweg.settings import Settings
+from thalweg.sources import sample
 
 TOKEN = "a-token-of-the-tests"
 DASHBOARD_ROUTES = ("/", "/status", "/status/ws", "/info/main/workers.html", "/metrics", "/health",
@@ -159,7 +162,8 @@ sys.stdin.read()
 STRANGER = "import sys, ray; ray.init(address=sys.argv[1]); print('connected', ray.nodes())"
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.hub
+@pytest.mark.timeout(400)
 def test_ray_is_on_loopback_behind_a_token_and_gone_at_exit() -> None:
     """One Ray for all of it, for it takes 20 s to start."""
     owner = subprocess.Popen(
@@ -230,21 +234,34 @@ c.ClusterConfig.scheduler_cmd = [*dask, "scheduler", "--preload", "thalweg.compu
 c.ClusterConfig.worker_cmd = [*dask, "worker"]
 c.ClusterConfig.worker_cores = 1
 c.ClusterConfig.worker_memory = "500 M"
-c.ClusterConfig.environment = {{
-    "THALWEG_DASK_TOKEN_FILE": "{folder}/token",
-    "DASK_DISTRIBUTED__WORKER__PRELOAD": "thalweg.compute.guard",
-}}
+c.ClusterConfig.environment = {environment}
 """
 
 
 @pytest.fixture
-def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def sample_data(store: Settings) -> Settings:
+    """The embedded sample in the warehouse of the running store."""
+    database.migrate()
+    warehouse.migrate()
+    warehouse.write_all(sample.read(sample.fetch()))
+    return store
+
+
+@pytest.fixture
+def gateway(store: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A real Dask Gateway, configured as the hub's, and the environment that leads there."""
     api, proxy = _free_ports(2)
     (tmp_path / "clusters").mkdir()
     (tmp_path / "token").write_text(TOKEN)
     config = tmp_path / "gateway.py"
-    config.write_text(GATEWAY_CONFIG.format(api=api, proxy=proxy, folder=tmp_path))
+    names = [name for name in os.environ if name.startswith(("AWS_", "PYICEBERG_", "THALWEG_"))]
+    environment = {name: os.environ[name] for name in names} | {
+        "THALWEG_DASK_TOKEN_FILE": str(tmp_path / "token"),
+        "DASK_DISTRIBUTED__WORKER__PRELOAD": "thalweg.compute.guard",
+    }
+    config.write_text(
+        GATEWAY_CONFIG.format(api=api, proxy=proxy, folder=tmp_path, environment=environment)
+    )
     log = (tmp_path / "gateway.log").open("w")
     server = subprocess.Popen(
         [sys.executable, "-m", "dask_gateway_server", "--config", str(config)],
@@ -275,6 +292,27 @@ def test_dask_cluster_of_a_gateway(gateway: str) -> None:
     # The client's own __del__ stumbles over a closed loop: have that done with here.
     del cluster, client
     gc.collect()
+
+
+@pytest.mark.hub
+@pytest.mark.timeout(400)
+def test_the_tutorial_finds_the_same_on_dask_and_on_ray(
+    sample_data: Settings, gateway: str, tmp_path: Path
+) -> None:
+    notebook = sample_data.home / "notebooks" / "tutorials" / "02-scale-out.ipynb"
+    ran = papermill.execute_notebook(
+        notebook, tmp_path / "ran.ipynb", {"workers": 1}, progress_bar=False
+    )
+    said = {
+        cell.source: cell.outputs[-1].data.get("text/plain", "")
+        for cell in ran.cells
+        if cell.cell_type == "code" and cell.outputs and "data" in cell.outputs[-1]
+    }
+    assert said["on_dask.equals(on_ray)"] == "True"
+    (pieces,) = (value for source, value in said.items() if source.endswith("len(pairs)"))
+    assert int(pieces) >= 3
+    (table,) = (value for source, value in said.items() if "sort_values" in source)
+    assert "usgs-03171000" in table
 
 
 def test_no_cluster_of_nothing() -> None:
