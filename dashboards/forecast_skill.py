@@ -57,8 +57,9 @@ class ForecastSkill:
         words = {dashboards.lead_time_label(lower, bins): str(lower) for lower in bins}
         lead_time = offer("lead_time", words)
         gauges = skill[skill["lead_time_bin"] == int(lead_time)].sort_values("name")
-        names = gauges["name"] + " · " + gauges["primary_location_id"]
-        location = offer("location", dict(zip(names, gauges["primary_location_id"], strict=True)))
+        ids = gauges["primary_location_id"]
+        names = gauges["name"].where(gauges["name"] == ids, gauges["name"] + " · " + ids)
+        location = offer("location", dict(zip(names, ids, strict=True)))
 
         observed, forecasts, unit = dashboards.series(location, configuration, variable)
         issued = offer("issued", dashboards.issue_months(forecasts))

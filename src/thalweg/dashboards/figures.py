@@ -42,6 +42,7 @@ EARTH_RADIUS = 6378137.0  # of the Web Mercator projection, m
 NOT_DEFINED = "#9b9b9b"
 WATER, LAND, SHORE, RIVER, BORDER = "#dbe7ee", "#f7f5f0", "#b4c6d0", "#a5c4d9", "#c4bfb3"
 NUMBER = NumberFormatter(format="0.000", text_align="right", nan_format="undefined")
+MOST = 0.8  # a few gauges with hardly any water would else take the whole scale
 FEW_ISSUES = 6  # that many forecasts are named in the legend one by one
 
 
@@ -100,16 +101,23 @@ def _extent(x: Any, y: Any) -> tuple[Range1d, Range1d]:
 
 
 def _colours(metric: Metric, values: pd.Series) -> LinearColorMapper:
-    """Blue is skill and red is none; where a sign matters, brown is too little, green too much."""
+    """Blue is skill and red is none; where a sign matters, brown is too little, green too much.
+
+    The scale spans most of the values; the few beyond it have the colour of its end.
+    """
     low, high = metric.range
     finite = values[np.isfinite(values)]
     if low < metric.perfect < high:
-        reach = max(finite.sub(metric.perfect).abs().max(), 0.1) if len(finite) else 1.0
+        off = finite.sub(metric.perfect).abs()
+        reach = max(off.quantile(MOST), 1e-6) if metric.has_unit and len(off) else 1.0
         bounds, palette = (metric.perfect - reach, metric.perfect + reach), BrBG11[::-1]
     elif metric.perfect == high:
         bounds, palette = (-1.0 if (finite < 0).any() else 0.0, high), RdYlBu11[::-1]
     else:
-        bounds, palette = (low, finite.max() if len(finite) else low + 1), RdYlBu11
+        bounds, palette = (
+            (low, max(finite.quantile(MOST), 1e-6) if len(finite) else low + 1),
+            RdYlBu11,
+        )
     return LinearColorMapper(palette, low=bounds[0], high=bounds[1], nan_color=NOT_DEFINED)
 
 
@@ -160,7 +168,7 @@ def hydrograph(observed: pd.DataFrame, forecasts: pd.DataFrame, quantity: str, u
         toolbar_location="above",
     )  # fmt: skip
     issues = list(forecasts.groupby("reference_time", dropna=False))
-    colours = [Viridis256[i] for i in np.linspace(225, 60, max(len(issues), 1)).astype(int)]
+    colours = [Viridis256[i] for i in np.linspace(60, 225, max(len(issues), 1))[::-1].astype(int)]
     lines = []
     for (issued, rows_), colour in zip(issues, colours, strict=False):
         source = ColumnDataSource(rows_.assign(issued=_issue_label(issued)))
@@ -179,7 +187,9 @@ def hydrograph(observed: pd.DataFrame, forecasts: pd.DataFrame, quantity: str, u
     )
     plot.y_range.start = min(0, plot.y_range.start or 0)
     plot.legend.click_policy, plot.legend.ncols, plot.legend.border_line_alpha = "hide", 2, 0
-    plot.legend.title = "Issued at, UTC" if len(issues) <= FEW_ISSUES else "Pale: issued first"
+    if forecasts["reference_time"].notna().any():
+        few = len(issues) <= FEW_ISSUES
+        plot.legend.title = "Issued at, UTC" if few else f"{len(issues)} forecasts, pale: first"
     plot.add_layout(plot.legend[0], "below")
     plot.toolbar.logo = plot.toolbar.active_drag = None
     return plot
