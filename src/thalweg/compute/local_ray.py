@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from thalweg.errors import Unavailable
 
 __all__ = ["ray"]
@@ -91,12 +93,15 @@ def _start(ray: Any, options: dict[str, Any]) -> None:
 
 
 def _private_folder() -> Path:
-    """A new folder (0700) with a token (0600), gone with this process.
+    """A new folder (0700) with a token (0600); those of processes that are gone are removed.
 
     Its path is short, for sockets will lie below it; Ray opens its own part of it to everybody,
     which is why that is a folder further down.
     """
-    folder = Path(tempfile.mkdtemp(prefix="thalweg-ray-", dir="/tmp"))
+    for old in Path("/tmp").glob("thalweg-ray-*-*"):
+        if not psutil.pid_exists(int(old.name.split("-")[2])):
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"thalweg-ray-{os.getpid()}-", dir="/tmp"))
     token = os.open(folder / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(token, "w") as file:
         file.write(secrets.token_hex(32))
