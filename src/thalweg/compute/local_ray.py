@@ -36,6 +36,7 @@ DEFAULTS = {
     "logging_level": "error",
 }
 ATTEMPTS = 3
+SHORT = "/tmp"  # noqa: S108 - macOS's own folder is too long a path for sockets
 
 
 def ray(**options: Any) -> Any:
@@ -98,10 +99,10 @@ def _private_folder() -> Path:
     Its path is short, for sockets will lie below it; Ray opens its own part of it to everybody,
     which is why that is a folder further down.
     """
-    for old in Path("/tmp").glob("thalweg-ray-*-*"):
+    for old in Path(SHORT).glob("thalweg-ray-*-*"):
         if not psutil.pid_exists(int(old.name.split("-")[2])):
             shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"thalweg-ray-{os.getpid()}-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix=f"thalweg-ray-{os.getpid()}-", dir=SHORT))
     token = os.open(folder / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(token, "w") as file:
         file.write(secrets.token_hex(32))
