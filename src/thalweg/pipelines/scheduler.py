@@ -25,6 +25,7 @@ from typing import cast
 
 import yaml
 
+from thalweg.errors import Unavailable
 from thalweg.pipelines.execute import GRACE
 from thalweg.settings import Settings, load
 
@@ -33,6 +34,7 @@ __all__ = ["dagster_home", "main"]
 #: Runs that Dagster may work on at once; the others wait in its queue.
 CONCURRENT_RUNS = 2
 CODE_LOCATION = "thalweg"
+SOCKET_PATH_LIMIT = 103  # bytes, on macOS; Linux takes 107
 
 
 def dagster_home(settings: Settings | None = None) -> Path:
@@ -156,7 +158,10 @@ def _answers(home: Path) -> bool:
 
 
 def _socket(home: Path) -> Path:
-    return home / "code.sock"
+    path = home / "code.sock"
+    if len(os.fsencode(path)) > SOCKET_PATH_LIMIT:
+        raise Unavailable(f"{path} is too long for a UNIX socket: choose a shorter --data-dir")
+    return path
 
 
 def _write(path: Path, content: dict[str, object]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--prefix", default="", help="path below which the UI is reached")
     options = parser.parse_args(arguments)
     home = dagster_home()
+    # The UI shows it, and looks again by itself, when the scheduler is not there yet.
+    warnings.filterwarnings("ignore", "Error loading repository location")
     os.environ["DAGSTER_HOME"] = str(home)
 
     import dagster as dg
@@ -52,6 +55,7 @@ def listen(path: Path) -> Iterator[socket.socket]:
     try:
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(str(path))
+        listening.listen(128)
     finally:
         os.umask(before)
     try:
