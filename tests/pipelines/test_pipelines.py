@@ -104,7 +104,7 @@ def test_real_files_of_noaa_give_715_pairs(noaa: Settings, shared_data: Path) ->
     )
     run("evaluate", {"metrics": "kge,rmse"}, settings=noaa)
 
-    where = "configuration_name = 'nwm21_analysis_assim' and metric_name = 'rmse'"
+    where = "configuration_name = 'nwm30_analysis_assim' and metric_name = 'rmse'"
     skill = warehouse.read("metrics", where=where).to_pylist()
     assert sum(row["count"] for row in skill) == 715
     assert len({row["primary_location_id"] for row in skill}) == 65

@@ -25,7 +25,7 @@ from typing import cast
 
 import yaml
 
-from thalweg.errors import Unavailable
+from thalweg.errors import ThalwegError, Unavailable
 from thalweg.pipelines.execute import GRACE
 from thalweg.settings import Settings, load
 
@@ -174,4 +174,7 @@ def _write(path: Path, content: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except ThalwegError as error:
+        sys.exit(f"thalweg: {error}")
