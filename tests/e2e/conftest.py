@@ -151,8 +151,6 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         printed = thalweg(settings, "up", "--detach", "--no-open", f"--port={port}")
         yield Hub(settings, re.sub(r"\x1b\[[0-9;]*m", "", printed))
     finally:
-        for log in sorted((settings.data_dir / "logs").glob("*.log")):
-            print(f"--- {log.name}\n{log.read_text()[-3000:]}")
         thalweg(settings, "down")
 
 
