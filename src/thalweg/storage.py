@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import fsspec
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+from botocore.exceptions import BotoCoreError
 
 from thalweg.errors import NotFound, Unavailable
 from thalweg.settings import Settings, load

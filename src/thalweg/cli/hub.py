@@ -58,11 +58,11 @@ def up(
     if detach:
         _up_detached(settings)
     else:
-        stack.Stack(settings, progress=_step).run(lambda password: _ready(settings, password))
+        hub = stack.Stack(settings, progress=_step)
+        hub.run(lambda password: _ready(settings, password, no_open), _next_steps)
+        console.print("The hub is down; all data is kept.")
     if detach and not no_open:
         _open_browser(settings)
-    if not detach:
-        console.print("The hub is down; all data is kept.")
 
 
 def down(data_dir: DataDir = None) -> None:
@@ -234,7 +234,7 @@ def _step(title: str) -> Iterator[None]:
     console.print(f"[green]✓[/] {title} [dim]{time.monotonic() - start:.1f} s[/]")
 
 
-def _ready(settings: Settings, password: str | None) -> None:
+def _ready(settings: Settings, password: str | None, no_open: bool) -> None:
     """What a person reads when the hub is up."""
     from thalweg.hub import stack
 
@@ -245,10 +245,14 @@ def _ready(settings: Settings, password: str | None) -> None:
         console.print(f"[dim]It is not printed again; it is kept in {kept}[/]")
     else:
         console.print(f"[dim]The first password of the user admin is in {kept}[/]")
+    sys.stdout.flush()
+    if sys.stdin.isatty() and not no_open:
+        _open_browser(settings)
+
+
+def _next_steps() -> None:
     console.print("Next: `thalweg status`, `thalweg user add NAME`; Ctrl-C or `thalweg down` ends.")
     sys.stdout.flush()
-    if sys.stdin.isatty() and "--no-open" not in sys.argv:
-        _open_browser(settings)
 
 
 def _open_browser(settings: Settings) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import yaml
 
+import thalweg
+from thalweg.compute import local_ray
 from thalweg.hub import object_store, state
 from thalweg.settings import Settings
 
@@ -49,7 +51,7 @@ def data_environment(settings: Settings) -> dict[str, str]:
         "THALWEG_PUBLIC_ENDPOINT": settings.public_endpoint,
         "THALWEG_NWM_URI": settings.nwm_uri,
         "THALWEG_USGS_URL": settings.usgs_url,
-        "HOLOVIEWSRC": str(settings.home / "hub-config" / "singleuser" / "holoviews.rc"),
+        "HOLOVIEWSRC": str(Path(thalweg.__file__).parent / "pipelines" / "holoviews.rc"),
         "PATH": _path_with_environment(),
     }
 
@@ -65,8 +67,8 @@ def service_environment(settings: Settings) -> dict[str, str]:
         "THALWEG_IDLE_TIMEOUT": str(settings.idle_timeout),
         "THALWEG_DASK_IDLE_TIMEOUT": str(settings.dask_idle_timeout),
         "DAGSTER_HOME": str(state.folder(settings, "dagster")),
-        "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONUNBUFFERED": "1",
+        **local_ray.ENVIRONMENT,
     }
 
 
@@ -81,7 +83,7 @@ def lab_environment(settings: Settings) -> dict[str, str]:
         "DASK_GATEWAY__PUBLIC_ADDRESS": "/user/{JUPYTERHUB_USER}/dask",
         "DASK_GATEWAY__AUTH__TYPE": "jupyterhub",
         "THALWEG_DASK_TOKEN_FILE": str(_dask_token_file(settings)),
-        "RAY_USAGE_STATS_ENABLED": "0",
+        **local_ray.ENVIRONMENT,  # also where a notebook uses Ray itself
     }
 
 
@@ -90,7 +92,6 @@ def dask_environment(settings: Settings) -> dict[str, str]:
     return data_environment(settings) | {
         "THALWEG_INSTANCE": state.instance(settings),
         "THALWEG_DASK_TOKEN_FILE": str(_dask_token_file(settings)),
-        "DASK_DISTRIBUTED__SCHEDULER__PRELOAD": "thalweg.compute.guard",
         "DASK_DISTRIBUTED__WORKER__PRELOAD": "thalweg.compute.guard",
     }
 

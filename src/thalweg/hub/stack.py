@@ -126,8 +126,9 @@ class Stack:
     children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     stopping: bool = False
 
-    def run(self, ready: Callable[[str | None], None]) -> None:
-        """Start all, call `ready` with the first user's new password (or None), supervise.
+    def run(self, ready: Callable[[str | None], None], settled: Callable[[], None]) -> None:
+        """Start all, call `ready` with the first user's new password (or None); at the first
+        start wait for the sample's data; call `settled`, and supervise.
 
         Raises
         ------
@@ -141,6 +142,8 @@ class Stack:
                 password = self._start()
                 if not self.stopping:
                     ready(password)
+                    self._await_sample()
+                    settled()
                 self._supervise()
             finally:
                 with self.progress("Stopping"):
@@ -209,6 +212,13 @@ class Stack:
         )
         if done.returncode:
             raise Unavailable(f"the databases could not be brought up to date: {done.stderr}")
+
+    def _await_sample(self) -> None:
+        """The scheduler loads the sample by itself, once; this only waits, and not for ever."""
+        if not self.settings.sample or _has_run(self.settings, "evaluate"):
+            return
+        with self.progress("Sample data (first start only)"), contextlib.suppress(Unavailable):
+            self._wait("hub", lambda: _has_run(self.settings, "evaluate"), 180)
 
     def _supervise(self) -> None:
         """Start again what dies, a little later each time that it dies soon."""
@@ -286,6 +296,17 @@ def known_address(settings: Settings) -> str:
         return str(json.loads((settings.data_dir / "up.json").read_text())["address"])
     except (FileNotFoundError, ValueError, KeyError):
         return address(settings)
+
+
+def _has_run(settings: Settings, pipeline: str) -> bool:
+    """Whether this pipeline has ever ended, well or not."""
+    from thalweg import database
+
+    with database.session(settings) as session:
+        ended = session.query(database.RunRow.id).filter(
+            database.RunRow.pipeline == pipeline, database.RunRow.ended_at.is_not(None)
+        )
+        return ended.first() is not None
 
 
 @contextlib.contextmanager
