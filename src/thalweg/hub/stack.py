@@ -126,9 +126,9 @@ class Stack:
     children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     stopping: bool = False
 
-    def run(self, ready: Callable[[str | None], None], settled: Callable[[], None]) -> None:
+    def run(self, ready: Callable[[str | None], None], settled: Callable[[bool], None]) -> None:
         """Start all, call `ready` with the first user's new password (or None); at the first
-        start wait for the sample's data; call `settled`, and supervise.
+        start wait for the sample's data; call `settled` with whether it is there, and supervise.
 
         Raises
         ------
@@ -142,8 +142,7 @@ class Stack:
                 password = self._start()
                 if not self.stopping:
                     ready(password)
-                    self._await_sample()
-                    settled()
+                    settled(self._await_sample())
                 self._supervise()
             finally:
                 with self.progress("Stopping"):
@@ -213,12 +212,13 @@ class Stack:
         if done.returncode:
             raise Unavailable(f"the databases could not be brought up to date: {done.stderr}")
 
-    def _await_sample(self) -> None:
+    def _await_sample(self) -> bool:
         """The scheduler loads the sample by itself, once; this only waits, and not for ever."""
         if not self.settings.sample or _has_run(self.settings, "evaluate"):
-            return
+            return True
         with self.progress("Sample data (first start only)"), contextlib.suppress(Unavailable):
             self._wait("hub", lambda: _has_run(self.settings, "evaluate"), 180)
+        return _has_run(self.settings, "evaluate")
 
     def _supervise(self) -> None:
         """Start again what dies, a little later each time that it dies soon."""

@@ -9,6 +9,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,6 @@ __all__ = ["add", "ensure_admin", "groups", "names", "set_password", "verify"]
 ADMIN = "admin"
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 hasher = PasswordHasher()
-#: Checked when the name is unknown, so that the answer takes as long as for a known one.
-NOBODY = hasher.hash(secrets.token_hex(16))
 
 
 def names(settings: Settings) -> dict[str, list[str]]:
@@ -87,7 +86,7 @@ def verify(settings: Settings, name: str, password: str) -> bool:
     """Whether this is the password of this user; takes as long when there is no such user."""
     user = _read(settings).get(name)
     try:
-        return hasher.verify(user["password"] if user else NOBODY, password) and bool(user)
+        return hasher.verify(user["password"] if user else _nobody(), password) and bool(user)
     except (VerificationError, InvalidHashError):
         return False
 
@@ -95,6 +94,12 @@ def verify(settings: Settings, name: str, password: str) -> bool:
 def groups(settings: Settings) -> list[str]:
     """Names of the hub's groups (hub-config/groups.yaml)."""
     return list(yaml.safe_load((settings.home / "hub-config" / "groups.yaml").read_text()))
+
+
+@cache
+def _nobody() -> str:
+    """A hash to check when there is no such user, so that the answer takes as long."""
+    return hasher.hash(secrets.token_hex(16))
 
 
 def _path(settings: Settings) -> Path:
