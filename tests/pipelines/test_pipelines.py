@@ -13,7 +13,8 @@ import s3fs
 
 from thalweg import database, storage, warehouse
 from thalweg.pipelines import specification
-from thalweg.pipelines.run import Run, run
+from thalweg.pipelines.history import Run
+from thalweg.pipelines.run import run
 from thalweg.settings import Settings, load
 
 HOME = Path(__file__).resolve().parents[2]

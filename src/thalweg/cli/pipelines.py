@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +13,7 @@ from thalweg.errors import InvalidInput, ThalwegError
 
 if TYPE_CHECKING:
     from thalweg.pipelines.history import Run
+    from thalweg.pipelines.run import Progress
     from thalweg.pipelines.specification import Pipeline
 
 __all__ = ["register"]
@@ -48,29 +51,18 @@ def run(
 
         thalweg run ingest_usgs -p sites=03171000 -p start=now-7d -p end=now
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from thalweg.pipelines import run as runner
 
     settings = local_settings(data_dir)
     values = dict(_pair(each) for each in parameter or [])
-    bar = Progress(console=Console(stderr=True), transient=True, disable=json)
-    task = bar.add_task(name)
-
-    def progress(cell: int, total: int) -> None:
-        bar.start()
-        bar.update(task, completed=cell - 1, total=total)
-
     try:
-        done = runner.run(name, values, settings=settings, progress=progress)
+        with _bar(name, hidden=json) as progress:
+            done = runner.run(name, values, settings=settings, progress=progress)
     except runner.RunFailed as failed:
         if json:
             print_json(failed.run.as_dict())
             raise typer.Exit(1) from None
         raise
-    finally:
-        bar.stop()
     if json:
         return print_json(done.as_dict())
     _print_written(done)
@@ -199,6 +191,30 @@ def validate(json: Json = False, data_dir: DataDir = None) -> None:
             typer.secho(f"{name}: {problem or 'ok'}", fg="red" if problem else None)
     if any(problems.values()):
         raise typer.Exit(1)
+
+
+@contextmanager
+def _bar(name: str, hidden: bool) -> Iterator[Progress]:
+    """A bar that counts the cells, on standard error, from the first one on."""
+    bars: list[Any] = []
+
+    def progress(cell: int, total: int) -> None:
+        from rich import console, progress
+
+        if not bars:
+            bar = progress.Progress(
+                console=console.Console(stderr=True), transient=True, disable=hidden
+            )
+            bars.append((bar, bar.add_task(name)))
+            bar.start()
+        bar, task = bars[0]
+        bar.update(task, completed=cell - 1, total=total)
+
+    try:
+        yield progress
+    finally:
+        for bar, _ in bars:
+            bar.stop()
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from thalweg import settings as settings_module
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.pipelines import run as runner
 from thalweg.pipelines import specification
+from thalweg.pipelines.history import Run
 from thalweg.pipelines.specification import Parameter, Pipeline, Schedule
 from thalweg.settings import Settings
 
@@ -109,7 +110,7 @@ def _asset(pipeline: Pipeline, settings: Settings) -> dg.AssetsDefinition:
     return execute
 
 
-def _metadata(run: runner.Run) -> dict[str, Any]:
+def _metadata(run: Run) -> dict[str, Any]:
     """What Dagster shows beside a run: our record's id, the notebook, what was written."""
     written = {
         f"wrote {use.name}": f"{use.rows} rows, version {use.version}"

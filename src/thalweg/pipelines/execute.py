@@ -1,11 +1,12 @@
 """The process that executes one notebook: Papermill, and nothing else of Thalweg.
 
 It stands between a run and its kernel, so that neither a dying kernel nor a time limit takes the
-caller along. The caller (`thalweg.pipelines.run`) starts it early, because importing Papermill
-takes longest, and writes one line of JSON to its standard input: the arguments of
-`papermill.execute_notebook`. On standard output come lines of JSON: `{"cell": 3}` when that cell
-starts, and last `{"error": "…"}` or `{"error": null}`. When standard input closes, the caller is
-gone or has enough: the kernel is interrupted, given a moment to close what it holds, and killed.
+caller along. The caller (`thalweg.pipelines.run`) starts it before all else, because importing
+Papermill takes longest, and writes one line of JSON to its standard input: `environ` for the
+kernel, the file for its `log`, and the `arguments` of `papermill.execute_notebook`. On standard
+output come lines of JSON: `{"cell": 3}` when that cell starts, and last `{"error": "…"}` or
+`{"error": null}`. When standard input closes, the caller is gone or has enough: the kernel is
+interrupted, given a moment to close what it holds, and killed.
 """
 
 from __future__ import annotations
@@ -22,16 +23,20 @@ GRACE = 10  # seconds between the interrupt and the end
 
 
 def main() -> None:
-    # What the kernel prints at the level of the system goes to the log, not among the events.
-    events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-
+    # jsonschema takes a second to compile a grammar for addresses, which no notebook needs.
+    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     request = json.loads(sys.stdin.readline() or sys.exit(1))
     threading.Thread(target=_end_with_the_caller, daemon=True).start()
+    os.environ.update(request["environ"])
+    # What the kernel prints at the level of the system goes to the log, not among the events.
+    events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    with open(request["log"], "w") as log:  # noqa: PTH123
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
     cell, error = 0, None
 
     def starts(cell_index: int, **_: Any) -> None:
@@ -40,7 +45,7 @@ def main() -> None:
         events.write(json.dumps({"cell": cell}) + "\n")
 
     try:
-        papermill.execute_notebook(**request, on_cell_start=starts, progress_bar=False)
+        papermill.execute_notebook(**request["arguments"], on_cell_start=starts, progress_bar=False)
     except PapermillExecutionError as failure:
         error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}"
     except DeadKernelError:

@@ -5,14 +5,14 @@
 
 The notebook is executed in a folder of the run and saved once, at the end, to
 `{runs_uri}/{pipeline}/{YYYY-MM-DD}/{run_id}.ipynb`, also when it failed. It carries the record in
-`metadata["thalweg"]`. The runner never imports Papermill: `execute` does, in its own process.
+`metadata["thalweg"]`. The runner never imports Papermill: `execute` does, in its own process, and
+what the runner needs itself is imported while that is going on.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -22,17 +22,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
-from thalweg import database
 from thalweg.errors import ThalwegError
-from thalweg.pipelines import history, specification
 from thalweg.pipelines.execute import GRACE
-from thalweg.pipelines.history import Run
-from thalweg.pipelines.specification import Pipeline
 from thalweg.settings import Settings, load
 
-__all__ = ["Progress", "Run", "RunFailed", "run"]
+if TYPE_CHECKING:
+    from thalweg.pipelines.history import Run
+    from thalweg.pipelines.specification import Pipeline
+
+__all__ = ["Progress", "RunFailed", "run"]
 
 Progress = Callable[[int, int], None]
 PLOTS = Path(__file__).with_name("holoviews.rc")
@@ -72,62 +72,53 @@ def run(
     RunFailed
         The notebook failed, its kernel died, or it took longer than its timeout.
     """
-    settings = settings or load()
-    pipeline = specification.get(name, settings)
-    values = pipeline.values(parameters)
-    run_id = database.new_id()
-    with (
-        history.workplace(run_id, settings) as folder,
-        _executor(run_id, folder, settings) as executor,
-        _stoppable(),
-    ):
-        begun = history.begin(run_id, name, values, trigger, settings)
-        try:
-            error = _execute(executor, pipeline, values, folder, progress)
-        except BaseException as stop:
-            _finish(begun, f"stopped from outside ({type(stop).__name__})", folder, settings)
-            raise
-        ended = _finish(begun, error, folder, settings)
+    with _executor() as executor:
+        from thalweg import database
+        from thalweg.pipelines import history, specification
+
+        settings = settings or load()
+        pipeline = specification.get(name, settings)
+        values = pipeline.values(parameters)
+        run_id = database.new_id()
+        with history.workplace(run_id, settings) as folder, _stoppable():
+            begun = history.begin(run_id, name, values, trigger, settings)
+            try:
+                error = _execute(executor, pipeline, begun, folder, settings, progress)
+            except BaseException as stop:
+                _finish(begun, f"stopped from outside ({type(stop).__name__})", folder, settings)
+                raise
+            ended = _finish(begun, error, folder, settings)
     if ended.state == "failed":
         raise RunFailed(ended)
     return ended
 
 
 @contextmanager
-def _executor(run_id: str, folder: Path, settings: Settings) -> Iterator[subprocess.Popen[str]]:
-    """The process that will execute the notebook; it imports Papermill while others work."""
-    given = {f"THALWEG_{f.name.upper()}": str(getattr(settings, f.name)) for f in fields(settings)}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "thalweg.pipelines.execute"],
-            env=os.environ | given | {"THALWEG_RUN_ID": run_id, "HOLOVIEWSRC": str(PLOTS)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for the run, which then stops its kernel
-        )
+def _executor() -> Iterator[subprocess.Popen[str]]:
+    """The process that will execute the notebook, started before anybody knows which."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "thalweg.pipelines.execute"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for the run, which then stops its kernel
+    )
     try:
         yield process
     finally:
-        _stop(process)
+        process.kill()
+        process.wait()
 
 
 def _execute(
     executor: subprocess.Popen[str],
     pipeline: Pipeline,
-    values: dict[str, Any],
+    begun: Run,
     folder: Path,
+    settings: Settings,
     progress: Progress | None,
 ) -> str | None:
     """Execute the notebook within the time limit; what went wrong in plain words, or None."""
-    request = {
-        "input_path": str(pipeline.notebook_path),
-        "output_path": str(folder / "notebook.ipynb"),
-        "parameters": values,
-        "cwd": str(folder),
-    }
-    total = len(json.loads(pipeline.notebook_path.read_text())["cells"]) + bool(values)
     late = threading.Event()
 
     def end_late() -> None:
@@ -136,15 +127,17 @@ def _execute(
 
     limit = threading.Timer(pipeline.timeout, end_late)
     stdin, stdout = cast(IO[str], executor.stdin), cast(IO[str], executor.stdout)
+    cells = len(json.loads(pipeline.notebook_path.read_text())["cells"])
     last: dict[str, Any] = {}
     limit.start()
     try:
-        stdin.write(json.dumps(request) + "\n")
+        stdin.write(json.dumps(_request(pipeline, begun, folder, settings)) + "\n")
         stdin.flush()
+        _open_store(settings)
         for line in stdout:
             last = json.loads(line)
             if progress and "cell" in last:
-                progress(last["cell"], total)
+                progress(last["cell"], cells + bool(begun.parameters))
     except BrokenPipeError:
         pass
     finally:
@@ -154,8 +147,30 @@ def _execute(
         return f"it took longer than its time limit of {pipeline.timeout} s"
     if "error" in last:
         return cast(str | None, last["error"])
-    words = (folder / "log").read_text().strip().splitlines()
-    return f"the process that executes the notebook died: {words[-1] if words else 'it was killed'}"
+    return "the process that executes the notebook died: it was killed, or could not start"
+
+
+def _request(pipeline: Pipeline, begun: Run, folder: Path, settings: Settings) -> dict[str, Any]:
+    """What the executing process is told; the kernel gets the settings that the run has."""
+    given = {f"THALWEG_{f.name.upper()}": str(getattr(settings, f.name)) for f in fields(settings)}
+    return {
+        "environ": given | {"THALWEG_RUN_ID": begun.id, "HOLOVIEWSRC": str(PLOTS)},
+        "log": str(folder / "log"),
+        "arguments": {
+            "input_path": str(pipeline.notebook_path),
+            "output_path": str(folder / "notebook.ipynb"),
+            "parameters": begun.parameters,
+            "cwd": str(folder),
+        },
+    }
+
+
+def _open_store(settings: Settings) -> None:
+    """Have the object store's client ready, while the kernel starts, for the moment of saving."""
+    from thalweg import storage
+
+    with suppress(Exception):
+        storage.filesystem(settings.runs_uri).exists(settings.runs_uri)
 
 
 def _stop(executor: subprocess.Popen[str]) -> None:
@@ -177,6 +192,7 @@ def _stop(executor: subprocess.Popen[str]) -> None:
 def _finish(begun: Run, error: str | None, folder: Path, settings: Settings) -> Run:
     """Save the executed notebook with its record, and stamp the run."""
     from thalweg import storage
+    from thalweg.pipelines import history
 
     ended = replace(
         history.get(begun.id, settings),
