@@ -216,6 +216,18 @@ def test_a_store_that_is_gone_fails_the_run_and_keeps_the_notebook(pipeline: Mak
     assert kept["cells"][-1]["outputs"][0]["data"]["text/plain"] == ["42"]
 
 
+def test_the_record_is_stamped_whatever_saving_says(
+    pipeline: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(uri: str, data: bytes) -> None:
+        raise AttributeError("half a module")
+
+    monkeypatch.setattr(storage, "put_new", broken)
+    failed = failure(pipeline("1"))
+    assert "half a module" in failed.error
+    assert failed.state == "failed"
+
+
 def test_a_database_that_is_not_there(pipeline: Make, tmp_path: Path) -> None:
     settings = replace(pipeline("1"), database_url=f"sqlite:///{tmp_path}/none/thalweg.db")
     with pytest.raises(Unavailable, match="thalweg up"):

@@ -133,7 +133,8 @@ def _execute(
     try:
         stdin.write(json.dumps(_request(pipeline, begun, folder, settings)) + "\n")
         stdin.flush()
-        _open_store(settings)
+        # In a thread of its own: an interrupt in the middle of an import would leave half a module.
+        threading.Thread(target=_open_store, args=[settings], daemon=True).start()
         for line in stdout:
             last = json.loads(line)
             if progress and "cell" in last:
@@ -210,7 +211,7 @@ def _finish(begun: Run, error: str | None, folder: Path, settings: Settings) -> 
         notebook.write_text(json.dumps(content, indent=1))
         try:
             storage.put_new(uri, notebook.read_bytes())
-        except ThalwegError as unsaved:
+        except Exception as unsaved:  # whatever it is, the record must be stamped
             kept = settings.data_dir / "unsaved" / f"{begun.id}.ipynb"
             kept.parent.mkdir(exist_ok=True, mode=0o700)
             shutil.move(notebook, kept)
