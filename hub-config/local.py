@@ -23,6 +23,7 @@ def update(c, services):
     """The laptop's section; `services` is the data of services.yaml."""
     folder = state.folder(settings, "jupyterhub")
     c.JupyterHub.bind_url = f"http://{settings.host}:{settings.port}/"
+    c.JupyterHub.public_url = f"http://{settings.host}:{settings.port}/"
     c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{ports['hub']}"
     c.JupyterHub.db_url = f"sqlite:///{folder / 'jupyterhub.sqlite'}"
     c.JupyterHub.cookie_secret_file = str(folder / "cookie_secret")

@@ -31,10 +31,11 @@ def update_hub(c):
 
 def landing(handler):
     """Where a login leads: to Lab (the hub's default), or to the list of pages without one."""
-    groups = read("groups")
     user = handler.current_user
-    may_work = user and (user.admin or any(groups.get(g.name, {}).get("lab") for g in user.groups))
-    return "" if may_work else handler.hub.base_url + "home"
+    if user is None or user.admin:  # not logged in yet: asked again after the login
+        return ""
+    with_lab = {name for name, group in read("groups").items() if group["lab"]}
+    return "" if with_lab & {group.name for group in user.groups} else handler.hub.base_url + "home"
 
 
 def update_services(c, services, url):
