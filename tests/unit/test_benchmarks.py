@@ -1,0 +1,96 @@
+"""The tables of the benchmarks say what the figures say. Nothing is measured here."""
+
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import cases, report  # noqa: E402
+from benchmarks.cases import memory, run, start  # noqa: E402
+
+
+def row(table: report.Table, about: str) -> list[str]:
+    (found,) = [line for line in table.lines if line[0] == about]
+    return list(found)
+
+
+def test_start_beside_plain_jupyterhub():
+    ours = [
+        start.Start(10, 8, hub_began=4, healthy=h, steps={"Databases": 2.0}) for h in (50, 40, 46)
+    ]
+    plain = [start.Start(4, 7)] * 3
+    first = [start.Start(9, 8, hub_began=4, healthy=20, data=50)] * 3
+    aims, times, steps = start.tables(
+        {start.PLAIN: plain, start.EMPTY: first, start.PLAIN_AGAIN: plain, start.AGAIN: ours}
+    )
+    again = "Thalweg, again"
+    since_hub = row(aims, f"{again}: login page / plain's, since JupyterHub began")
+    assert since_hub[1:] == ["1.5", "1.5", "yes"]
+    since_command = row(aims, f"{again}: login page / plain's, since the command")
+    assert since_command[1:] == ["1.5", "2.5", "**no**"]
+    assert row(aims, f"{again}: all services healthy")[1:] == ["45 s", "46 s", "**no**"]
+    assert row(times, again)[1:] == [
+        "10.0 (10.0 to 10.0)", "6.0 (6.0 to 6.0)", "46.0 (40.0 to 50.0)", "", "8.0 (8.0 to 8.0)",
+    ]  # fmt: skip
+    assert row(times, "plain JupyterHub, again")[3:5] == ["", ""]
+    assert row(steps, "Databases") == ["Databases", "", "2.0 (2.0 to 2.0)"]
+
+
+def test_memory_is_summed_and_held_against_its_limit():
+    aims, parts = memory.tables(
+        {
+            "Thalweg": memory.Memory(
+                {"hub": 1_400_000_000, "proxy": 200_000_000}, {"Lab": 5_000_000}
+            ),
+            "plain JupyterHub": memory.Memory({"hub": 100_000_000}, {"hub": 100_000_000}),
+        }
+    )
+    assert row(aims, "idle, nothing visited")[1:] == ["1.5 GB", "1.6 GB", "**no**"]
+    assert row(parts, "hub") == ["hub", "1400", "", "100", "100"]
+    assert row(parts, "Lab") == ["Lab", "", "5", "", ""]
+    assert row(parts, "**all**")[1:] == ["**1600**", "**5**", "**100**", "**100**"]
+
+
+def test_overhead_of_a_run():
+    aims, times = run.tables({run.PAPERMILL: [2, 2, 9], run.OURS: [1.5, 2.5, 2.3]})
+    assert aims.lines[0][1:] == ["10 %", "15 %", "**no**"]
+    assert row(times, run.OURS)[1:] == ["3", "2.3 (1.5 to 2.5)", "1.15"]
+
+
+def test_tables_are_written_between_their_marks_alone(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "before\n<!-- measured: run -->\nold\n<!-- end of run -->\n"
+        "<!-- measured: start -->\nstays\n<!-- end of start -->\n"
+    )
+    table = report.Table("Times", ("what", "seconds"), [["this \\1", "2.0"]])
+    report.save("run", "A machine.", [table], page)
+    report.save("run", "A machine.", [table], page)
+    assert page.read_text() == (
+        "before\n<!-- measured: run -->\n\nA machine.\n\n**Times**\n\n"
+        "| what | seconds |\n| :--- | ---: |\n| this \\1 | 2.0 |\n\n<!-- end of run -->\n"
+        "<!-- measured: start -->\nstays\n<!-- end of start -->\n"
+    )
+    with pytest.raises(LookupError, match="measured: memory"):
+        report.save("memory", "A machine.", [table], page)
+
+
+def test_the_page_has_a_place_for_every_case():
+    text = (ROOT / "docs" / "performance.md").read_text()
+    for module in pkgutil.iter_modules(cases.__path__):
+        case = importlib.import_module(f"benchmarks.cases.{module.name}")
+        assert callable(case.measure)
+        assert [text.count(mark.format(module.name)) for mark in report.MARKS] == [1, 1]
+
+
+def test_tables_are_printed(capsys):
+    report.show("run", "A machine.", [report.Table("Times", ("what",), [["**all**"]])])
+    printed = capsys.readouterr().out
+    assert "A machine." in printed
+    assert "all" in printed
+    assert "**" not in printed
