@@ -61,6 +61,13 @@ class Hub:
     def command(self, *arguments: str) -> str:
         return thalweg(self.settings, *arguments)
 
+    def up(self) -> str:
+        """Bring the hub up again, and return what that prints."""
+        return self.command("up", "--detach", "--no-open", f"--port={self.settings.port}")
+
+    def wait_for(self, condition, seconds: float) -> None:
+        wait_for(condition, seconds)
+
     def status(self) -> dict[str, dict]:
         """Parts of the hub by name, as `thalweg status --json` tells them."""
         done = subprocess.run(
