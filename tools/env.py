@@ -1,4 +1,4 @@
-"""Create `.venv` from uv.lock: `python3 tools/env.py`. Needs Python 3.11 or newer, and nothing else.
+"""Create `.venv` from uv.lock: `python3 tools/env.py`. Needs Python 3.11 or newer, nothing else.
 
 uv is taken from PATH, or fetched once into `.uv/`: with pip where there is pip, else straight from
 the Python Package Index (a bare Debian python3 has neither pip nor venv).

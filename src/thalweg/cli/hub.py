@@ -252,7 +252,9 @@ def _ready(settings: Settings, password: str | None, no_open: bool) -> None:
 
 def _next_steps(loaded: bool) -> None:
     if not loaded:
-        console.print("The sample's data is not there yet: `thalweg runs list` tells how far it is.")
+        console.print(
+            "The sample's data is not there yet: `thalweg runs list` tells how far it is."
+        )
     console.print("Next: `thalweg status`, `thalweg user add NAME`; Ctrl-C or `thalweg down` ends.")
     sys.stdout.flush()
 
