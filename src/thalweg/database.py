@@ -9,6 +9,8 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,11 @@ from sqlalchemy import (
     create_engine,
     event,
 )
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from thalweg.errors import Unavailable
+from thalweg.private import folder
 from thalweg.settings import Settings, load
 
 __all__ = ["Base", "RawFileRow", "RunRow", "RunUse", "engine", "migrate", "new_id", "session"]
@@ -121,9 +126,17 @@ def new_id() -> str:
     return str(uuid.UUID(int=value))
 
 
-def session(settings: Settings | None = None) -> Session:
-    """A session on the metadata database; use it as a context manager."""
-    return Session(engine((settings or load()).database))
+@contextmanager
+def session(settings: Settings | None = None) -> Iterator[Session]:
+    """A session on the metadata database; `Unavailable` when there is none, or no tables in it."""
+    try:
+        with Session(engine((settings or load()).database)) as session:
+            yield session
+    except OperationalError as error:
+        raise Unavailable(
+            f"the metadata database does not answer ({str(error.orig).strip()}): "
+            "is the hub up? `thalweg up` starts it"
+        ) from error
 
 
 @lru_cache(maxsize=8)
@@ -145,7 +158,10 @@ def migrate(settings: Settings | None = None) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    made = engine((settings or load()).database)
+    settings = settings or load()
+    if not settings.database_url:
+        folder(settings)  # in which SQLite makes its file
+    made = engine(settings.database)
     with _migrating, made.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

@@ -40,5 +40,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     '; known: kge, nse'
     """
     names = sorted(known)
+    if not names:
+        return "; there is none yet"
     close = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from thalweg.errors import Unavailable
 from thalweg.hub import stack, state
 from thalweg.settings import Settings
 
@@ -86,7 +87,7 @@ def _data_dir(settings: Settings) -> Finding:
         probe = settings.data_dir / ".doctor"
         probe.touch()
         probe.unlink()
-    except (OSError, Exception) as error:
+    except (OSError, Unavailable) as error:
         return Finding("Data folder", False, str(error), "give another one with --data-dir")
     return Finding("Data folder", True, str(settings.data_dir))
 

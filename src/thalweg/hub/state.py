@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import base64
-import contextlib
-import hashlib
 import itertools
 import json
-import os
 import secrets
 import socket
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
-from thalweg.errors import Unavailable
+from thalweg.private import folder, instance, private_file, socket_path
 from thalweg.settings import Settings
 
 __all__ = [
@@ -27,6 +22,7 @@ __all__ = [
     "ports",
     "private_file",
     "secret",
+    "service_token",
     "socket_path",
 ]
 
@@ -39,34 +35,6 @@ PORTS = (
 )  # fmt: skip
 
 
-def folder(settings: Settings, *parts: str) -> Path:
-    """A folder below the data folder, made when missing, readable by its owner alone."""
-    path = settings.data_dir.joinpath(*parts)
-    try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise Unavailable(
-            f"cannot make the folder {path} ({error.strerror}): "
-            "give another one with --data-dir, or mend its permissions"
-        ) from None
-    return path
-
-
-def private_file(path: Path, content: str) -> Path:
-    """Write `content` to `path` at once, readable by its owner alone (0600)."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    return path
-
-
 def secret(
     settings: Settings, name: str, make: Callable[[], str] = lambda: secrets.token_hex(32)
 ) -> str:
@@ -77,29 +45,14 @@ def secret(
     return path.read_text()
 
 
+def service_token(settings: Settings, name: str) -> str:
+    """The token by which the login before a web service is known to the hub."""
+    return secret(settings, f"service-{name}-token")
+
+
 def fernet_key() -> str:
     """A key that encrypts credentials at rest (Fernet: 32 bytes, URL-safe base 64)."""
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
-
-
-def instance(settings: Settings) -> str:
-    """A mark that every process of this hub carries in its environment (THALWEG_INSTANCE)."""
-    return hashlib.sha256(str(settings.data_dir).encode()).hexdigest()[:16]
-
-
-def socket_path(settings: Settings, name: str) -> Path:
-    """Where the web app of this name listens: in a folder that only this account can enter.
-
-    Not below the data folder: the path of a UNIX socket holds 107 bytes at most (103 on macOS).
-    """
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    if len(str(base)) > 60:
-        base = Path("/tmp")  # noqa: S108
-    run = base / f"thalweg-{os.getuid()}-{instance(settings)[:8]}"
-    run.mkdir(mode=0o700, exist_ok=True)
-    if run.stat().st_uid != os.getuid() or run.stat().st_mode & 0o077:
-        raise Unavailable(f"{run} can be entered by others: remove it and start again")
-    return run / f"{name}.sock"
 
 
 def ports(settings: Settings) -> dict[str, int]:
@@ -135,6 +88,6 @@ def is_free(host: str, port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
+        except (OSError, OverflowError):  # no such address, no such port
             return False
     return True

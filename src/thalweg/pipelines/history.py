@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
 
 from thalweg import database
 from thalweg.database import RunRow, RunUse
-from thalweg.errors import InvalidInput, NotFound, Unavailable
+from thalweg.errors import InvalidInput, NotFound
+from thalweg.private import folder
 from thalweg.settings import Settings, load
 
 __all__ = ["Run", "Use", "begin", "end", "find", "get", "workplace"]
@@ -88,7 +87,7 @@ def begin(
         git_dirty=dirty,
         environment=_environment(settings.home),
     )
-    with _session(settings) as session, session.begin():
+    with database.session(settings) as session, session.begin():
         session.add(row)
         session.flush()
         return _as_run(row, [])
@@ -97,7 +96,7 @@ def begin(
 def end(run: Run, settings: Settings) -> Run:
     """Stamp how a run ended: its state, error, end and notebook."""
     stamp = {n: getattr(run, n) for n in ("state", "error", "ended_at", "notebook_uri")}
-    with _session(settings) as session, session.begin():
+    with database.session(settings) as session, session.begin():
         session.execute(sa.update(RunRow).filter_by(id=run.id).values(**stamp))
     return run
 
@@ -114,7 +113,7 @@ def find(
     query = sa.select(RunRow).order_by(RunRow.started_at.desc(), RunRow.id.desc()).limit(limit)
     wanted = {"pipeline": pipeline, "state": state}
     query = query.filter_by(**{name: value for name, value in wanted.items() if value})
-    with _session(settings) as session:
+    with database.session(settings) as session:
         return [_as_run(row, []) for row in session.scalars(query)]
 
 
@@ -133,7 +132,7 @@ def get(run_id: str, settings: Settings | None = None) -> Run:
     matches = RunRow.id.startswith(run_id, autoescape=True) | RunRow.id.endswith(
         run_id, autoescape=True
     )
-    with _session(settings) as session:
+    with database.session(settings) as session:
         rows = session.scalars(sa.select(RunRow).where(matches).limit(2)).all()
         if not rows:
             raise NotFound(f"no run {run_id!r}; `thalweg runs list` shows the last ones")
@@ -150,29 +149,28 @@ def workplace(run_id: str, settings: Settings) -> Iterator[Path]:
     The lock is the sign of life by which `find` tells a run that works from one that was lost:
     the system lets go of it however the process ends.
     """
-    folder = settings.data_dir / "work" / run_id
-    unlocked = folder.with_name(f"new-{run_id}")  # a name that `_mark_lost` passes over
-    unlocked.mkdir(parents=True, mode=0o700)
+    unlocked = folder(settings, "work", f"new-{run_id}")  # a name that `_mark_lost` passes over
+    place = unlocked.with_name(run_id)
     with (unlocked / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        unlocked.rename(folder)
+        unlocked.rename(place)
         try:
-            yield folder
+            yield place
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _mark_lost(settings: Settings) -> None:
     """Stamp the runs of this machine that are `running` in the record and in no process."""
-    for folder in (settings.data_dir / "work").glob("[0-9a-f]*-*"):
+    for place in (settings.data_dir / "work").glob("[0-9a-f]*-*"):
         try:
-            with (folder / "lock").open("r+") as lock:
+            with (place / "lock").open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 lost = {"state": "failed", "error": LOST, "ended_at": dt.datetime.now(dt.UTC)}
-                with _session(settings) as session, session.begin():
-                    running = sa.update(RunRow).filter_by(id=folder.name, state="running")
+                with database.session(settings) as session, session.begin():
+                    running = sa.update(RunRow).filter_by(id=place.name, state="running")
                     session.execute(running.values(**lost))
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(place, ignore_errors=True)
         except (BlockingIOError, FileNotFoundError):
             continue
 
@@ -181,18 +179,6 @@ def _as_run(row: RunRow, uses: list[RunUse]) -> Run:
     columns = {name: getattr(row, name) for name in Run.__dataclass_fields__ if name != "uses"}
     names = Use.__dataclass_fields__
     return Run(**columns, uses=tuple(Use(**{n: getattr(use, n) for n in names}) for use in uses))
-
-
-@contextmanager
-def _session(settings: Settings) -> Iterator[Session]:
-    try:
-        with database.session(settings) as session:
-            yield session
-    except OperationalError as error:
-        raise Unavailable(
-            f"the metadata database does not answer ({str(error.orig).strip()}): "
-            "is the hub up? `thalweg up` starts it"
-        ) from None
 
 
 def _git(home: Path) -> tuple[str | None, bool | None]:

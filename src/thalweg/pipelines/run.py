@@ -192,7 +192,7 @@ def _stop(executor: subprocess.Popen[str]) -> None:
 
 def _finish(begun: Run, error: str | None, folder: Path, settings: Settings) -> Run:
     """Save the executed notebook with its record, and stamp the run."""
-    from thalweg import storage
+    from thalweg import private, storage
     from thalweg.pipelines import history
 
     ended = replace(
@@ -212,8 +212,7 @@ def _finish(begun: Run, error: str | None, folder: Path, settings: Settings) -> 
         try:
             storage.put_new(uri, notebook.read_bytes())
         except Exception as unsaved:  # whatever it is, the record must be stamped
-            kept = settings.data_dir / "unsaved" / f"{begun.id}.ipynb"
-            kept.parent.mkdir(exist_ok=True, mode=0o700)
+            kept = private.folder(settings, "unsaved") / f"{begun.id}.ipynb"
             shutil.move(notebook, kept)
             why = f"the executed notebook could not be saved and lies in {kept}: {unsaved}"
             both = f"{error}; {why}" if error else why

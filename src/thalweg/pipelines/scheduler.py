@@ -25,8 +25,9 @@ from typing import cast
 
 import yaml
 
-from thalweg.errors import ThalwegError, Unavailable
+from thalweg.errors import ThalwegError
 from thalweg.pipelines.execute import GRACE
+from thalweg.private import folder, private_file, socket_path
 from thalweg.settings import Settings, load
 
 __all__ = ["dagster_home", "main"]
@@ -34,7 +35,6 @@ __all__ = ["dagster_home", "main"]
 #: Runs that Dagster may work on at once; the others wait in its queue.
 CONCURRENT_RUNS = 2
 CODE_LOCATION = "thalweg"
-SOCKET_PATH_LIMIT = 103  # bytes, on macOS; Linux takes 107
 
 
 def dagster_home(settings: Settings | None = None) -> Path:
@@ -43,8 +43,8 @@ def dagster_home(settings: Settings | None = None) -> Path:
     `dagster.yaml` keeps all state in SQLite below it, sends no telemetry, queues runs, and keeps
     ticks for a while; `workspace.yaml` names the socket of the code server.
     """
-    home = (settings or load()).data_dir / "dagster"
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    settings = settings or load()
+    home = folder(settings, "dagster")
     configuration = {
         "telemetry": {"enabled": False},
         "nux": {"enabled": False},
@@ -63,7 +63,7 @@ def dagster_home(settings: Settings | None = None) -> Path:
             "sensor": {"purge_after_days": {"skipped": 2, "failure": 30, "success": 90}},
         },
     }
-    server = {"socket": str(_socket(home)), "host": "localhost", "location_name": CODE_LOCATION}
+    server = {"socket": str(_socket(settings)), "host": "localhost", "location_name": CODE_LOCATION}
     _write(home / "dagster.yaml", configuration)
     _write(home / "workspace.yaml", {"load_from": [{"grpc_server": server}]})
     return home
@@ -71,20 +71,21 @@ def dagster_home(settings: Settings | None = None) -> Path:
 
 def main(arguments: list[str]) -> None:
     """Run the daemon and, as its child, the code server, until told to stop."""
-    home = dagster_home()
+    settings = load()
+    home = dagster_home(settings)
     os.environ["DAGSTER_HOME"] = str(home)
     # Dagster makes SIGTERM do what SIGINT does, which a shell's background has made nothing.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if arguments == ["code-server"]:
-        _serve_code(home)
+        _serve_code(settings)
         return
     stop = threading.Event()
-    keeper = threading.Thread(target=_keep_code_server, args=[home, stop], daemon=True)
+    keeper = threading.Thread(target=_keep_code_server, args=[settings, stop], daemon=True)
     keeper.start()
     daemon = _command("dagster-daemon")  # imported while the code server starts
     try:
         # The daemon's first look at lost runs must find the definitions, or it forgets them.
-        while not _answers(home):
+        while not _answers(settings):
             time.sleep(0.2)
         daemon("run", "--workspace", str(home / "workspace.yaml"))
     finally:
@@ -92,12 +93,12 @@ def main(arguments: list[str]) -> None:
         keeper.join()
 
 
-def _keep_code_server(home: Path, stop: threading.Event) -> None:
+def _keep_code_server(settings: Settings, stop: threading.Event) -> None:
     """Keep a code server running, a new one whenever it died."""
     command = [sys.executable, "-m", "thalweg.pipelines.scheduler", "code-server"]
     while not stop.is_set():
         _fail_lost_runs()
-        _socket(home).unlink(missing_ok=True)
+        _socket(settings).unlink(missing_ok=True)
         server = subprocess.Popen(command, stdin=subprocess.PIPE)
         while server.poll() is None and not stop.wait(1):
             pass
@@ -107,14 +108,14 @@ def _keep_code_server(home: Path, stop: threading.Event) -> None:
             server.kill()
 
 
-def _serve_code(home: Path) -> None:
+def _serve_code(settings: Settings) -> None:
     """Hold the definitions for daemon and web server, and start the runs; end with the daemon."""
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
     os.umask(0o077)
     # Loaded lazily, a broken pipeline.yaml is an error that the UI shows, not the server's end.
     load = ["--lazy-load-user-code", "--module-name", "thalweg.pipelines.definitions"]
     name = ["--location-name", CODE_LOCATION]
-    _command("dagster")("api", "grpc", "--socket", str(_socket(home)), *load, *name)
+    _command("dagster")("api", "grpc", "--socket", str(_socket(settings)), *load, *name)
 
 
 def _fail_lost_runs() -> None:
@@ -152,25 +153,20 @@ def _command(script: str) -> Callable[..., None]:
     return run
 
 
-def _answers(home: Path) -> bool:
+def _answers(settings: Settings) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(str(_socket(home))) == 0
+        return probe.connect_ex(str(_socket(settings))) == 0
 
 
-def _socket(home: Path) -> Path:
-    path = home / "code.sock"
-    if len(os.fsencode(path)) > SOCKET_PATH_LIMIT:
-        raise Unavailable(f"{path} is too long for a UNIX socket: choose a shorter --data-dir")
-    return path
+def _socket(settings: Settings) -> Path:
+    return socket_path(settings, "dagster-code")
 
 
 def _write(path: Path, content: dict[str, object]) -> None:
     """Replace the file at once, and only where it differs: others may be reading it."""
     text = yaml.safe_dump(content)
     if not path.exists() or path.read_text() != text:
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(text)
-        temporary.replace(path)
+        private_file(path, text)
 
 
 if __name__ == "__main__":
