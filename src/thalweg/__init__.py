@@ -1,8 +1,7 @@
 """Thalweg: a notebook-first research hub for water, weather and climate teams.
 
-The rooms of the library, in the order in which data flows: `settings`, `errors`, `database`,
-`storage`, `raw`, `sources`, `warehouse`, `metrics`, `catalog`, `pipelines`, `dashboards`,
-`compute`, `hub`, `cli`. A module imports from rooms upstream only.
+The rooms of the library stand in the order in which data flows (docs/topic/architecture.md); a
+module imports from rooms upstream only.
 
 In a notebook:
 
