@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dagster._utils.schedules import is_valid_cron_schedule
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,12 +81,16 @@ def test_a_good_one_is_read(tmp_path: Path) -> None:
         ('["01013500"]', "[14316700]", 5, "parameters.gages", "expected a list of texts"),
         ('"[0-9]{8,15}"', '"[0-9"', 9, "parameters.gages.pattern", "not a regular expression"),
         ("15 * * * *", "75 * * * *", 17, "schedule.cron", "'75' is not a minute (0-59)"),
+        ("15 * * * *", "*/0 * * * *", 17, "schedule.cron", "'*/0' is not a minute"),
+        ("15 * * * *", "jan * * * *", 17, "schedule.cron", "'jan' is not a minute"),
         ("15 * * * *", "@hourly", 17, "schedule.cron", "five fields"),
         ("Europe/Berlin", "Europe/Berlni", 18, "schedule.timezone", "did you mean 'Europe/Berlin'"),
         ("attempts: 2", "attempts: -1", 20, "retries.attempts", "greater than or equal to 0"),
         ("timeout: 60", "timeout: 1m", 21, "timeout", "valid integer"),
         ("timeout: 60", "timeout: 60\ntitle: again", 22, "title", "given twice"),
         ("timeout: 60", "timeout: [", 22, "", "not valid YAML"),
+        ("timeout: 60", "timeout: 2024-13-45", 1, "", "month must be in 1..12"),
+        ("type: list", "minimum: 1\n    type: list", 5, "parameters.gages", "are for integer"),
         ("  days:", "  api_token:", 4, "parameters", "'api_token' looks like a secret"),
     ],
 )
@@ -107,6 +112,12 @@ def test_the_notebook_must_take_the_declared_parameters(tmp_path: Path) -> None:
     (folder / "notebook.ipynb").write_text('{"cells": []}')
     with pytest.raises(InvalidInput, match="one cell tagged `parameters`, found 0"):
         specification.load(folder)
+    for content in ("", "[]", '{"cells": [{}]}'):
+        (folder / "notebook.ipynb").write_text(content)
+        with pytest.raises(InvalidInput, match="expected a notebook"):
+            specification.load(folder)
+    with pytest.raises(InvalidInput, match="the parameters cell is not Python"):
+        specification.load(write(tmp_path / "other", cell="days = = 1"))
     (folder / "notebook.ipynb").unlink()
     with pytest.raises(InvalidInput, match="expected a notebook"):
         specification.load(folder)
@@ -177,6 +188,7 @@ def test_conversion(type: str, text: Any, value: Any) -> None:
         ("boolean", "maybe"),
         ("date", "26.9.2024"),
         ("date", "now+1d"),
+        ("date", "now-99999999d"),
         ("list", "[1, 2]"),
         ("list", 7),
         ("string", None),
@@ -185,6 +197,12 @@ def test_conversion(type: str, text: Any, value: Any) -> None:
 def test_refusal(type: str, text: Any) -> None:
     with pytest.raises(ValueError, match="expected"):
         parameter(type).convert(text)
+
+
+@pytest.mark.parametrize("cron", ["*/15 * * * *", "0,30 6-18/2 1 jan-MAR 1-5", "05 22-4 * * sun,7"])
+def test_crons_that_dagster_takes(cron: str) -> None:
+    assert specification.Schedule(cron=cron).cron == cron
+    assert is_valid_cron_schedule(cron)
 
 
 def test_relative_times_become_absolute() -> None:

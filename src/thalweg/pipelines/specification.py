@@ -13,14 +13,14 @@ import graphlib
 import json
 import re
 import zoneinfo
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from thalweg.errors import InvalidInput, NotFound, nearest
+from thalweg.pipelines import lines, values
 from thalweg.settings import Settings
 from thalweg.settings import load as load_settings
 
@@ -29,13 +29,14 @@ __all__ = ["Parameter", "Pipeline", "Retries", "Schedule", "all", "get", "load"]
 FILE = "pipeline.yaml"
 SECRET = re.compile(r"pass(word|wd|phrase)|secret|token|credential|(^|_)key$|api_?key", re.I)
 CRON_FIELDS = (
-    ("minute", 0, 59),
-    ("hour", 0, 23),
-    ("day", 1, 31),
-    ("month", 1, 12),
-    ("weekday", 0, 7),
+    ("minute", range(60), ""),
+    ("hour", range(24), ""),
+    ("day", range(1, 32), ""),
+    ("month", range(1, 13), "jan feb mar apr may jun jul aug sep oct nov dec"),
+    ("weekday", range(8), "sun mon tue wed thu fri sat"),
 )
-RELATIVE_TIME = re.compile(r"now(?:-(\d+)([hd]))?")
+CRON_PART = re.compile(r"(?:\*|(\w+)(?:-(\w+))?)(?:/[1-9]\d*)?")
+NUMBERS = ("integer", "number")
 
 
 class Strict(BaseModel):
@@ -74,6 +75,8 @@ class Parameter(Strict):
 
     @model_validator(mode="after")
     def _default_is_valid(self) -> Parameter:
+        if self.type not in NUMBERS and (self.minimum, self.maximum) != (None, None):
+            raise ValueError(f"minimum and maximum are for {' and '.join(NUMBERS)}")
         if self.type == "date" and isinstance(self.default, dt.date):  # YAML reads dates itself
             object.__setattr__(self, "default", self.default.isoformat())
         if self.default is not None and not self._is_of_type(self.default):
@@ -92,10 +95,7 @@ class Parameter(Strict):
         """
         if value is None and not self.required and self.default is None:
             return None
-        try:
-            converted = CONVERT[self.type](value)
-        except (TypeError, ValueError):
-            raise ValueError(f"expected {EXPECTED[self.type]}, got {value!r}") from None
+        converted = values.convert(self.type, value)
         for item in converted if isinstance(converted, list) else [converted]:
             self._check(item)
         return converted
@@ -117,9 +117,8 @@ class Parameter(Strict):
             "boolean": bool,
             "list": list,
         }
-        is_number = self.type in ("integer", "number")
         return isinstance(value, kinds.get(self.type, str)) and not (
-            is_number and isinstance(value, bool)
+            self.type in NUMBERS and isinstance(value, bool)
         )
 
 
@@ -134,10 +133,9 @@ class Schedule(Strict):
     def _is_cron(cls, cron: str) -> str:
         if len(cron.split()) != len(CRON_FIELDS):
             raise ValueError("expected five fields: minute hour day month weekday")
-        for text, (name, low, high) in zip(cron.split(), CRON_FIELDS, strict=True):
-            numbers = [int(number) for number in re.findall(r"\d+", re.sub(r"/\d+", "", text))]
-            if not re.fullmatch(r"[\d*,/-]+|[A-Za-z,-]+", text) or not _within(numbers, low, high):
-                raise ValueError(f"{text!r} is not a {name} ({low}-{high})")
+        for text, (name, numbers, words) in zip(cron.split(), CRON_FIELDS, strict=True):
+            if not _is_cron_field(text.lower(), numbers, words.split()):
+                raise ValueError(f"{text!r} is not a {name} ({numbers[0]}-{numbers[-1]})")
         return cron
 
     @field_validator("timezone")
@@ -232,21 +230,7 @@ def load(folder: Path) -> Pipeline:
         The file is missing or wrong; the message names file, line and key.
     """
     file = folder / FILE
-    try:
-        text = file.read_text()
-        root: Any = yaml.compose(text, yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except OSError as error:
-        raise InvalidInput(f"cannot read {file}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", error)
-        line = mark.line + 1 if mark else 1
-        raise InvalidInput(f"{file}:{line}: not valid YAML: {problem}") from None
-    if not isinstance(content, dict):
-        raise InvalidInput(f"{file}:1: expected keys and values (title: …)")
-    for line, problem in _traps(root):
-        raise InvalidInput(f"{file}:{line}: {problem}")
+    content, root = lines.read(file)
     try:
         pipeline = Pipeline.model_validate(content | {"name": folder.name, "folder": folder})
     except ValidationError as error:
@@ -298,14 +282,18 @@ def _check_notebook(pipeline: Pipeline) -> None:
     path = pipeline.notebook_path
     try:
         cells = json.loads(path.read_text())["cells"]
+        tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+        code = "".join(tagged[0]["source"]) if tagged else ""
     except (OSError, ValueError, KeyError, TypeError):
         raise InvalidInput(f"{path}: expected a notebook (nbformat 4)") from None
-    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != bool(pipeline.parameters):
         expected = "one cell" if pipeline.parameters else "no cell"
         found = len(tagged)
         raise InvalidInput(f"{path}: expected {expected} tagged `parameters`, found {found}")
-    statements = ast.parse("".join(tagged[0]["source"])).body if tagged else []
+    try:
+        statements = ast.parse(code).body
+    except SyntaxError as error:
+        raise InvalidInput(f"{path}: the parameters cell is not Python: {error}") from None
     targets = [target for s in statements for target in getattr(s, "targets", [])]
     names = {target.id for target in targets if isinstance(target, ast.Name)}
     if names != set(pipeline.parameters):
@@ -315,107 +303,8 @@ def _check_notebook(pipeline: Pipeline) -> None:
         )
 
 
-def _boolean(value: Any) -> bool:
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if str(value).lower() not in words:
-        raise ValueError
-    return words[str(value).lower()]
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-        raise ValueError
-    return int(value)
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool):
-        raise ValueError
-    return float(value)
-
-
-def _string(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError
-    return value
-
-
-def _list(value: Any) -> list[str]:
-    """A list of strings; from text it is a JSON list or parts between commas."""
-    if isinstance(value, str):
-        is_json = value.lstrip().startswith("[")
-        value = json.loads(value) if is_json else [v.strip() for v in value.split(",") if v.strip()]
-    if not isinstance(value, (list, tuple)):
-        raise ValueError
-    return [_string(item) for item in value]
-
-
-def _date(value: Any) -> str:
-    """An ISO 8601 day or time; a time is in UTC, with `now-2d` made absolute."""
-    if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
-        return value.isoformat()
-    if isinstance(value, str) and (relative := RELATIVE_TIME.fullmatch(value.strip())):
-        count, unit = int(relative[1] or 0), {"h": "hours", "d": "days"}[relative[2] or "h"]
-        hour = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0)
-        return (hour - dt.timedelta(**{unit: count})).isoformat()
-    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value):
-        return dt.date.fromisoformat(value).isoformat()
-    time = value if isinstance(value, dt.datetime) else dt.datetime.fromisoformat(_string(value))
-    return (time.astimezone(dt.UTC) if time.tzinfo else time.replace(tzinfo=dt.UTC)).isoformat()
-
-
-CONVERT: dict[str, Callable[[Any], Any]] = {
-    "string": _string,
-    "integer": _integer,
-    "number": _number,
-    "boolean": _boolean,
-    "date": _date,
-    "list": _list,
-}
-EXPECTED = {
-    "string": "text",
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "true or false",
-    "date": "a date (2024-09-26, 2024-09-26T13:00Z, now-2d)",
-    "list": 'a list of texts (a,b or ["a", "b"])',
-}
-
-
 def _quote(parameter: Parameter) -> str:
     return " (write it in quotes)" if parameter.type in ("string", "date") else ""
-
-
-def _within(numbers: list[int], low: int, high: int) -> bool:
-    return not numbers or (min(numbers) >= low and max(numbers) <= high)
-
-
-def _traps(node: yaml.Node) -> Iterator[tuple[int, str]]:
-    """Line and text of what YAML reads in silence: keys given twice, 010 as 8, 1:30 as 90."""
-    line = node.start_mark.line + 1
-    if isinstance(node, yaml.ScalarNode) and node.tag.endswith(":int"):
-        if re.match(r"[-+]?0\d|.*:", node.value):
-            yield line, f"{node.value} would be read as {yaml.safe_load(node.value)}: quote it"
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _traps(item)
-    elif isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                yield key.start_mark.line + 1, f"{key.value}: given twice"
-            seen.add(key.value)
-            yield from _traps(value)
-
-
-def _explain(file: Path, root: yaml.Node, error: Any) -> str:
-    """`file:line: key: what is wrong`, for one error of pydantic."""
-    location = [str(part) for part in error["loc"]]
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        fields = _fields(location[:-1])
-        message = f"unknown key{nearest(location[-1], fields)}"
-    return f"{file}:{_line(root, location)}: {'.'.join(location)}: {message}"
 
 
 def _fields(location: list[str]) -> list[str]:
@@ -429,14 +318,19 @@ def _fields(location: list[str]) -> list[str]:
     return [name for name in model.model_fields if name not in ("name", "folder")]
 
 
-def _line(root: yaml.Node, location: list[str]) -> int:
-    """The line of this key, or of the last of its parents that is there."""
-    line, node = root.start_mark.line + 1, root
-    for part in location:
-        if not isinstance(node, yaml.MappingNode):
-            break
-        pairs = [(key, value) for key, value in node.value if key.value == part]
-        if not pairs:
-            break
-        line, node = pairs[0][0].start_mark.line + 1, pairs[0][1]
-    return line
+def _is_cron_field(text: str, numbers: range, words: list[str]) -> bool:
+    """Whether each part between commas is `*`, a value or a range, and maybe a step."""
+    known = {*map(str, numbers), *words}
+    matches = [CRON_PART.fullmatch(part) for part in text.split(",")]
+    ends = [end for match in matches for end in (match.groups() if match else "?") if end]
+    return None not in matches and {end.lstrip("0") or "0" for end in ends} <= known
+
+
+def _explain(file: Path, root: Any, error: Any) -> str:
+    """`file:line: key: what is wrong`, for one error of pydantic."""
+    location = [str(part) for part in error["loc"]]
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        fields = _fields(location[:-1])
+        message = f"unknown key{nearest(location[-1], fields)}"
+    return f"{file}:{lines.line_of(root, location)}: {'.'.join(location)}: {message}"
