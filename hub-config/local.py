@@ -5,7 +5,7 @@ import shutil
 import sys
 
 from thalweg import settings as settings_module
-from thalweg.hub import environment, proxy, state
+from thalweg.hub import environment, processes, proxy, state
 from thalweg.hub.authenticator import FileAuthenticator
 
 __all__ = ["update", "url"]
@@ -35,7 +35,12 @@ def update(c, services):
 
 
 def update_services(c, services):
-    """Each service is a process of this machine, supervised by the hub, with a log of its own."""
+    """Each service is a process of this machine, supervised by the hub, with a log of its own.
+
+    A web service is external to the hub, as on a cluster, and its login runs beside it as a service
+    without pages: the hub would wait for each managed page in turn before it shows its own.
+    """
+    logins = []
     for declared in c.JupyterHub.services:
         name = declared["name"]
         names = {
@@ -46,10 +51,18 @@ def update_services(c, services):
         }
         command = [part.format(**names) for part in services[name]["command"]]
         if services[name].get("web"):
-            command = behind_login(name, command)
-            declared["timeout"] = 60  # a busy machine; the hub gives up when it is over
-        declared["command"] = [sys.executable, "-m", "thalweg.hub.service", name, *command]
-        declared["environment"] = environment.service_environment(settings)
+            declared |= {"api_token": state.service_token(settings, name), "timeout": 0}
+            login = {"name": f"{name}{processes.LOGIN}", "display": False}
+            logins.append(login | process(name, behind_login(name, command)))
+        else:
+            declared |= process(name, command)
+    c.JupyterHub.services += logins
+
+
+def process(name, command):
+    """How the hub starts a service."""
+    wrapped = [sys.executable, "-m", "thalweg.hub.service", name, *command]
+    return {"command": wrapped, "environment": environment.service_environment(settings)}
 
 
 def behind_login(name, command):
@@ -60,7 +73,7 @@ def behind_login(name, command):
     """
     socket = state.socket_path(settings, name)
     return [
-        sys.executable, "-m", "thalweg.hub.login_proxy",
+        sys.executable, "-m", "thalweg.hub.login_proxy", name, url(name),
         f"--unix-socket={socket}", "--absolute-url", "--timeout=120", "--", *command,
     ]  # fmt: skip
 

@@ -1,15 +1,22 @@
-"""`jupyter standaloneproxy` with its websockets closed: `python -m thalweg.hub.login_proxy …`.
+"""The login before a web service: `python -m thalweg.hub.login_proxy NAME URL OPTIONS -- COMMAND`.
 
-It puts a web app that knows nothing of the hub behind the hub's login. Upstream (4.6) asks for the
-login on HTTP requests alone, and hands any websocket on; here a websocket needs it as well.
+It is `jupyter standaloneproxy` with its websockets closed, under the name of the service. It puts a
+web app that knows nothing of the hub behind the hub's login. Upstream (4.6) asks for the login on
+HTTP requests alone, and hands any websocket on; here a websocket needs it as well.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from typing import Any
 
 from jupyter_server_proxy.standalone import StandaloneProxyServer
 from tornado import web
+
+from thalweg import settings as settings_module
+from thalweg.hub import state
 
 __all__ = ["LoginProxy"]
 
@@ -35,5 +42,22 @@ class LoginProxy(StandaloneProxyServer):  # type: ignore[misc]
         return Handler, arguments
 
 
+def identity(name: str, url: str, token: str) -> dict[str, str]:
+    """The environment by which JupyterHub's own code knows which service it is."""
+    access = json.dumps([f"access:services!service={name}"])
+    return {
+        "JUPYTERHUB_SERVICE_NAME": name,
+        "JUPYTERHUB_SERVICE_URL": url,
+        "JUPYTERHUB_SERVICE_PREFIX": f"/services/{name}/",
+        "JUPYTERHUB_OAUTH_CALLBACK_URL": f"/services/{name}/oauth_callback",
+        "JUPYTERHUB_CLIENT_ID": f"service-{name}",
+        "JUPYTERHUB_API_TOKEN": token,
+        "JUPYTERHUB_OAUTH_ACCESS_SCOPES": access,
+        "JUPYTERHUB_OAUTH_SCOPES": access,
+    }
+
+
 if __name__ == "__main__":
-    LoginProxy.launch_instance()
+    name, url, *options = sys.argv[1:]
+    os.environ.update(identity(name, url, state.service_token(settings_module.load(), name)))
+    LoginProxy.launch_instance(options)

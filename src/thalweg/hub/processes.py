@@ -14,7 +14,10 @@ import psutil
 from thalweg.hub import state
 from thalweg.settings import Settings
 
-__all__ = ["end", "label", "memory", "of_hub"]
+__all__ = ["LOGIN", "end", "label", "memory", "of_hub"]
+
+#: What is added to a web service's name to name the process that asks for the login before it.
+LOGIN = "-login"
 
 
 def of_hub(settings: Settings) -> dict[psutil.Process, dict[str, str]]:
@@ -37,7 +40,8 @@ def label(environ: dict[str, str]) -> str:
         return "dask clusters"
     if user := environ.get("JUPYTERHUB_USER"):
         return f"lab:{user}"
-    return environ.get("JUPYTERHUB_SERVICE_NAME") or environ.get("THALWEG_PART", "other")
+    service = environ.get("JUPYTERHUB_SERVICE_NAME", "").removesuffix(LOGIN)
+    return service or environ.get("THALWEG_PART", "other")
 
 
 def memory(processes: Iterable[psutil.Process]) -> int:

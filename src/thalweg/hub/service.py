@@ -1,15 +1,20 @@
 """Run a hub service with a log of its own: `python -m thalweg.hub.service NAME COMMAND …`.
 
-The process becomes the command (exec), so that the hub supervises the command itself.
+It waits until the databases are up to date, then becomes the command (exec), so that the hub
+supervises the command itself.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
-__all__ = ["open_log"]
+__all__ = ["DATABASES_READY", "open_log"]
+
+#: A file of the data folder that is there while the databases are up to date.
+DATABASES_READY = "databases.ready"
 
 ROTATE_AT = 10 * 1024 * 1024
 
@@ -26,7 +31,10 @@ def open_log(data_dir: Path, name: str) -> int:
 
 if __name__ == "__main__":
     name, *command = sys.argv[1:]
-    log = open_log(Path(os.environ["THALWEG_DATA_DIR"]), name)
+    data_dir = Path(os.environ["THALWEG_DATA_DIR"])
+    log = open_log(data_dir, name)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    while not (data_dir / DATABASES_READY).exists():
+        time.sleep(0.05)
     os.execvp(command[0], command)  # noqa: S606

@@ -25,7 +25,7 @@ import yaml
 
 from thalweg.errors import Unavailable
 from thalweg.hub import environment, object_store, processes, proxy, state, users
-from thalweg.hub.service import open_log
+from thalweg.hub.service import DATABASES_READY, open_log
 from thalweg.settings import Settings
 
 __all__ = ["Stack", "address", "checks", "down", "is_up", "running_pid", "services_healthy"]
@@ -153,14 +153,17 @@ class Stack:
         processes.end(processes.of_hub(settings))  # what a killed hub has left behind
         checks(settings)
         password = users.ensure_admin(settings)
+        ready = settings.data_dir / DATABASES_READY
+        ready.unlink(missing_ok=True)
+        # In the order in which they need each other; each waits for what it needs, not for all.
+        for name in ("object-store", "proxy", "hub"):
+            self._start_child(name)
         with self.progress("Object store (S3 and Iceberg catalogue)"):
-            self._start_child("object-store")
             self._wait("object-store", lambda: object_store.is_healthy(settings), 60)
         with self.progress("Databases"):
             self._migrate()
+            ready.touch()
         with self.progress("JupyterHub and its proxy"):
-            self._start_child("proxy")
-            self._start_child("hub")
             self._wait("hub", lambda: is_up(settings), 90)
         with self.progress("Services"):
             self._wait("hub", lambda: all(services_healthy(settings).values()), 120)
