@@ -76,8 +76,12 @@ def load(environ: Mapping[str, str] | None = None, **flags: Any) -> Settings:
                 raise InvalidInput(f"unknown setting {name!r} in {origin}{nearest(name, known)}")
             values[name] = _convert(known[name], value, origin)
     values["home"] = home
-    data_dir = Path(values.get("data_dir", Settings.data_dir)).expanduser()
-    values["data_dir"] = data_dir if data_dir.is_absolute() else home / data_dir
+    # A path on the command line is relative to where it is typed, any other to the clone.
+    start = Path.cwd() if flags.get("data_dir") else home
+    data_dir = start / Path(values.get("data_dir", Settings.data_dir)).expanduser()
+    values["data_dir"] = Path(os.path.normpath(data_dir))
+    if not 0 < values.get("port", Settings.port) < 65536:
+        raise InvalidInput(f"setting 'port': expected 1 to 65535, got {values['port']}")
     return Settings(**values)
 
 

@@ -26,6 +26,18 @@ def test_flag_beats_environment_beats_file_beats_default(home):
 def test_data_dir_is_below_home_unless_absolute(home):
     assert settings.load({}, home=home).data_dir == home / ".thalweg"
     assert settings.load({}, home=home, data_dir=Path("/x/y")).data_dir == Path("/x/y")
+    assert settings.load({"THALWEG_DATA_DIR": "s/../t"}, home=home).data_dir == home / "t"
+
+
+def test_data_dir_of_the_command_line_is_where_it_is_typed(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert settings.load({}, home=home, data_dir=Path("here")).data_dir == tmp_path / "here"
+
+
+@pytest.mark.parametrize("port", [0, 65536, "-1"])
+def test_a_port_that_is_none_is_refused(home, port):
+    with pytest.raises(InvalidInput, match="expected 1 to 65535"):
+        settings.load({}, home=home, port=port)
     assert settings.load({}, home=home).database == f"sqlite:///{home}/.thalweg/thalweg.db"
 
 
