@@ -36,7 +36,7 @@ def home(store: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
     cells = [
         {"cell_type": "code", "id": f"c{i}", "metadata": {"tags": tags}, "source": source}
         for i, (source, tags) in enumerate(
-            [("gage = ''", ["parameters"]), ("assert gage != '99999999', gage\ngage", [])]
+            [("gage = ''", ["parameters"]), ("assert gage != '99999999', f'[/{gage}]'\ngage", [])]
         )
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -67,10 +67,12 @@ def test_run_list_and_show(home: Settings) -> None:
 
 def test_a_failed_run(home: Settings) -> None:
     failed = json.loads(call("run", "tell", "-p", "gage=99999999", "--json", code=1))
-    assert failed["error"] == "In [3]: AssertionError: 99999999"
+    assert failed["error"] == "In [3]: AssertionError: [/99999999]"
     with pytest.raises(RunFailed, match=r"run .* of 'tell' failed: In \[3\]: AssertionError"):
         call("run", "tell", "-p", "gage=99999999")
     assert json.loads(call("runs", "list", "--state", "failed", "--limit", "1", "--json"))
+    assert "[/99999999]" in call("runs", "list", "--pipeline", "tell")  # text, and no markup
+    call("runs", "list", "--state", "lost", code=2)
 
 
 def test_wrong_arguments_are_one_line(home: Settings) -> None:

@@ -119,6 +119,13 @@ def test_nothing_starts_with_wrong_parameters(pipeline: Make) -> None:
     assert len(history.find("work", limit=1000, settings=settings)) == before
 
 
+def test_a_kernel_that_is_not_there(pipeline: Make) -> None:
+    settings = pipeline("1")
+    path = settings.home / "pipelines" / "work" / "notebook.ipynb"
+    path.write_text(path.read_text().replace('"python3"', '"fortran"'))
+    assert failure(settings).error == "NoSuchKernel: No such kernel named fortran"
+
+
 def test_an_error_in_a_cell(pipeline: Make) -> None:
     settings = pipeline("1 + 1", 'raise ValueError("no such gauge")', "2 + 2")
     failed = failure(settings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thalweg.cli.common import DataDir, Json, local_settings, print_json
+from thalweg.cli.common import DataDir, Json, coloured, local_settings, print_json, print_table
 
 if TYPE_CHECKING:
     from thalweg.catalog import Entry
@@ -38,7 +38,7 @@ def list_entries(json: Json = False, data_dir: DataDir = None) -> None:
     rows = [_described(entry) for entry in catalog.entries()]
     if json:
         return print_json(rows)
-    _print_table(["entry", "what it is", "units", "licence"], [list(row.values()) for row in rows])
+    print_table(["entry", "what it is", "units", "licence"], [list(row.values()) for row in rows])
     typer.echo('Read one: thalweg.open_catalog()["warehouse"]["metrics"].read()')
 
 
@@ -61,7 +61,7 @@ def show(
         return print_json(about)
     for key in ("name", "description", "units", "licence"):
         typer.echo(f"{key:12} {about[key]}")
-    _print_table(["column", "type"], [list(item) for item in about["columns"].items()])
+    print_table(["column", "type"], [list(item) for item in about["columns"].items()])
     path = "".join(f'["{part}"]' for part in name.split("."))
     typer.echo(f"Read it: thalweg.open_catalog(){path}.read()")
 
@@ -86,9 +86,11 @@ def check(
     if json:
         print_json([asdict(each) for each in checks])
     else:
-        rows = [[c.name, f"[{COLOURS[c.state]}]{c.state}", f"{c.seconds:.2f} s", c.message]
-                for c in checks]  # fmt: skip
-        _print_table(["entry", "state", "took", "seen"], rows)
+        rows = [
+            [c.name, coloured(c.state, COLOURS[c.state]), f"{c.seconds:.2f} s", c.message]
+            for c in checks
+        ]
+        print_table(["entry", "state", "took", "seen"], rows)
     excused = {"ok"} if strict else {"ok", "unreachable"}
     if any(c.state not in (excused if c.is_public else {"ok"}) for c in checks):
         raise typer.Exit(1)
@@ -103,15 +105,3 @@ def _columns(found: Any) -> dict[str, str]:
     if hasattr(found, "schema"):
         return {field.name: str(field.type) for field in found.schema}
     return {str(name): f"{each.dtype} {each.dims}" for name, each in found.variables.items()}
-
-
-def _print_table(columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=column == columns[0], overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)

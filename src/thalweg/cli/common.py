@@ -12,7 +12,7 @@ import typer
 from thalweg import settings as settings_module
 from thalweg.settings import Settings
 
-__all__ = ["DataDir", "Json", "local_settings", "print_json"]
+__all__ = ["DataDir", "Json", "coloured", "local_settings", "print_json", "print_table"]
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of all state of the local hub. [default: .thalweg]")
@@ -32,6 +32,27 @@ def local_settings(data_dir: Path | None = None, **flags: Any) -> Settings:
 
         os.environ.update(data_environment(settings))
     return settings_module.load(data_dir=data_dir, **flags)
+
+
+def coloured(text: str, colour: str) -> Any:
+    """A cell of a table in a colour."""
+    from rich.text import Text
+
+    return Text(text, style=colour)
+
+
+def print_table(head: list[str], rows: list[list[Any]]) -> None:
+    """Print a table; text is printed as it is, also what looks like markup."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in head:
+        table.add_column(column, no_wrap=column == head[0], overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    Console().print(table)
 
 
 def print_json(value: Any) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from thalweg.cli.common import DataDir, Json, local_settings, print_json
+from thalweg.cli.common import DataDir, Json, coloured, local_settings, print_json, print_table
 from thalweg.errors import InvalidInput, ThalwegError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ __all__ = ["register"]
 
 runs = typer.Typer(help="What ran, how it ended, what it read and wrote.", no_args_is_help=True)
 pipelines = typer.Typer(help="The pipelines there are.", no_args_is_help=True)
+State = Literal["running", "succeeded", "failed"]
 COLOURS = {"succeeded": "green", "running": "yellow", "failed": "red"}
 
 Name = Annotated[str, typer.Argument(help="Name of a pipeline.", show_default=False)]
@@ -72,9 +73,7 @@ def run(
 @runs.command("list")
 def list_runs(
     pipeline: Annotated[str | None, typer.Option(help="Only runs of this pipeline.")] = None,
-    state: Annotated[
-        str | None, typer.Option(help="Only running, succeeded or failed ones.")
-    ] = None,
+    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
     json: Json = False,
     data_dir: DataDir = None,
@@ -89,11 +88,12 @@ def list_runs(
     if json:
         return print_json([each.as_dict() for each in found])
     rows = [
-        [each.id[-12:], each.pipeline, _coloured(each), f"{each.started_at:%Y-%m-%d %H:%M:%S}",
-         _seconds(each), each.trigger, each.user, _short(each.error or "")]
+        [each.id[-12:], each.pipeline, coloured(each.state, COLOURS[each.state]),
+         f"{each.started_at:%Y-%m-%d %H:%M:%S}", _seconds(each), each.trigger, each.user,
+         _short(each.error or "")]
         for each in found
     ]  # fmt: skip
-    _print_table(["run", "pipeline", "state", "started, UTC", "took", "by", "user", "why"], rows)
+    print_table(["run", "pipeline", "state", "started, UTC", "took", "by", "user", "why"], rows)
     typer.echo("Look into one: thalweg runs show RUN")
 
 
@@ -120,7 +120,7 @@ def show_run(
     typer.echo(f"{'parameters':12} {found.parameters}")
     typer.echo(f"{'notebook':12} {found.notebook_uri or 'not saved'}")
     uses = [[u.direction, u.kind, u.name, u.version, _count(u.rows)] for u in found.uses]
-    _print_table(["did", "what", "name", "version", "rows"], uses)
+    print_table(["did", "what", "name", "version", "rows"], uses)
 
 
 @pipelines.command("list")
@@ -135,7 +135,7 @@ def list_pipelines(json: Json = False, data_dir: DataDir = None) -> None:
     if json:
         return print_json([each.model_dump(mode="json") for each in found])
     rows = [[each.name, each.title, _when(each), ", ".join(each.needs)] for each in found]
-    _print_table(["pipeline", "what it is", "runs", "needs"], rows)
+    print_table(["pipeline", "what it is", "runs", "needs"], rows)
     typer.echo("Run one: thalweg run NAME; its parameters: thalweg pipeline show NAME")
 
 
@@ -166,7 +166,7 @@ def show_pipeline(name: Name, json: Json = False, data_dir: DataDir = None) -> N
         [key, p.type, "needed" if p.required else str(p.default), p.description]
         for key, p in found.parameters.items()
     ]
-    _print_table(["parameter", "type", "default", "what it is"], rows)
+    print_table(["parameter", "type", "default", "what it is"], rows)
     example = "".join(f" -p {key}=…" for key in list(found.parameters)[:1])
     typer.echo(f"Run it: thalweg run {name}{example}")
 
@@ -242,13 +242,9 @@ def _print_written(run: Run) -> None:
     written = [u for u in run.uses if (u.direction, u.kind) == ("wrote", "table")]
     rows = [[u.name, _count(u.rows), u.version] for u in written]
     if rows:
-        _print_table(["wrote", "rows", "snapshot"], rows)
+        print_table(["wrote", "rows", "snapshot"], rows)
     else:
         typer.echo("nothing has changed in the warehouse")
-
-
-def _coloured(run: Run) -> str:
-    return f"[{COLOURS[run.state]}]{run.state}"
 
 
 def _seconds(run: Run) -> str:
@@ -262,13 +258,3 @@ def _count(rows: int | None) -> str:
 def _short(text: str) -> str:
     first = text.partition("\n")[0]
     return first if len(first) <= 60 else f"{first[:59]}…"
-
-
-def _print_table(head: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*head, box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)

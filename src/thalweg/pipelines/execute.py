@@ -23,8 +23,6 @@ GRACE = 10  # seconds between the interrupt and the end
 
 
 def main() -> None:
-    # jsonschema takes a second to compile a grammar for addresses, which no notebook needs.
-    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -50,6 +48,8 @@ def main() -> None:
         error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}"
     except DeadKernelError:
         error = f"cell {cell}: the kernel died: it was killed, or the machine ran out of memory"
+    except Exception as failure:  # such as a kernel that cannot start
+        error = f"{type(failure).__name__}: {failure}"
     events.write(json.dumps({"error": error}) + "\n")
 
 
