@@ -40,7 +40,7 @@ __all__ = [
 
 EARTH_RADIUS = 6378137.0  # of the Web Mercator projection, m
 NOT_DEFINED = "#9b9b9b"
-WATER, LAND, SHORE, RIVER, BORDER = "#dbe7ee", "#f7f5f0", "#b4c6d0", "#a5c4d9", "#c4bfb3"
+WATER, LAND, SHORE, RIVER, BORDER = "#dbe7ee", "#f7f5f0", "#b9c6cc", "#a5c4d9", "#c4bfb3"
 NUMBER = NumberFormatter(format="0.000", text_align="right", nan_format="undefined")
 MOST = 0.8  # a few gauges with hardly any water would else take the whole scale
 FEW_ISSUES = 6  # that many forecasts are named in the legend one by one
@@ -89,9 +89,9 @@ def _mercator(longitude: Any, latitude: Any) -> tuple[Any, Any]:
 
 
 def _extent(x: Any, y: Any) -> tuple[Range1d, Range1d]:
+    """Square ranges around the gauges, at least 900 km wide so that a lone one has a setting."""
     if not len(x):
         return Range1d(*_mercator(np.array([-128, -64]), 0.0)[0]), Range1d(2.5e6, 6.5e6)
-    """Square ranges around the gauges, at least 900 km wide so that a lone one has a setting."""
     half = max(900e3, 1.15 * np.ptp(x), 1.15 * np.ptp(y)) / 2
     middle_x, middle_y = (x.min() + x.max()) / 2, (y.min() + y.max()) / 2
     return (
@@ -141,15 +141,12 @@ def _basemap() -> dict[str, tuple[list[Any], list[Any]]]:
 
 def _draw_basemap(plot: Any) -> None:
     layers = _basemap()
-    plot.patches(*layers["land"], fill_color=LAND, line_color="#b9c6cc", line_width=0.8)
-    plot.multi_line(*layers["rivers"], line_color="#a5c4d9", line_width=1)
-    plot.patches(*layers["lakes"], fill_color=WATER, line_color="#a5c4d9", line_width=0.8)
-    plot.multi_line(*layers["borders"], line_color="#c4bfb3", line_width=0.8)
+    plot.patches(*layers["land"], fill_color=LAND, line_color=SHORE, line_width=0.8)
+    plot.multi_line(*layers["rivers"], line_color=RIVER, line_width=1)
+    plot.patches(*layers["lakes"], fill_color=WATER, line_color=RIVER, line_width=0.8)
+    plot.multi_line(*layers["borders"], line_color=BORDER, line_width=0.8)
     plot.grid.visible = False
     plot.outline_line_color = plot.toolbar.logo = None
-
-
-# --- the hydrograph -------------------------------------------------------------------------
 
 
 def hydrograph(observed: pd.DataFrame, forecasts: pd.DataFrame, quantity: str, unit: str) -> Any:
@@ -170,10 +167,10 @@ def hydrograph(observed: pd.DataFrame, forecasts: pd.DataFrame, quantity: str, u
     issues = list(forecasts.groupby("reference_time", dropna=False))
     colours = [Viridis256[i] for i in np.linspace(60, 225, max(len(issues), 1))[::-1].astype(int)]
     lines = []
-    for (issued, rows_), colour in zip(issues, colours, strict=False):
-        source = ColumnDataSource(rows_.assign(issued=_issue_label(issued)))
+    for (issued, rows), colour in zip(issues, colours, strict=False):
+        source = ColumnDataSource(rows.assign(issued=_issue_label(issued)))
         label = {"legend_label": _issue_label(issued)} if len(issues) <= FEW_ISSUES else {}
-        if (rows_["members"] > 1).any():
+        if (rows["members"] > 1).any():
             plot.varea("value_time", "low", "high", source=source, color=colour, alpha=0.2, **label)
         look = {"color": colour, "line_width": 2, **label}
         lines.append(plot.line("value_time", "median", source=source, **look))
