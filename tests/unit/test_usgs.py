@@ -166,6 +166,14 @@ def test_what_does_not_pass_is_said(service: Service) -> None:
         usgs.fetch(TWO_SITES, "2020-08-17", "2020-08-19", settings=gone)
 
 
+def test_sites_without_values_do_not_cost_those_of_others(service: Service, potomac: bytes) -> None:
+    service.answer(potomac)
+    service.answer(b"", status=404)
+    sites = [f"{i:08d}" for i in range(60)]
+    assert len(usgs.fetch(sites, "2020-08-17", "2020-08-19")) == 1
+    assert len(service.queries) == 2
+
+
 def test_long_requests_are_split(service: Service, shared_data: Path) -> None:
     body = (shared_data / "usgs_recorded_responses" / "nwis_iv_empty_mock.json").read_bytes()
     service.answer(body)

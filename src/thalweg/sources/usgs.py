@@ -93,11 +93,17 @@ def fetch(
     batches = [sites[i : i + SITES_PER_REQUEST] for i in range(0, len(sites), SITES_PER_REQUEST)]
     requests = list(product(batches, _windows(first, last)))
     files = []
+    nothing = NotFound("USGS was asked for nothing")
     with httpx.Client(timeout=120, follow_redirects=True) as client:
         for done, (batch, window) in enumerate(requests, start=1):
-            files.append(_request(client, batch, *window, settings))
+            try:
+                files.append(_request(client, batch, *window, settings))
+            except NotFound as error:  # other batches and windows may have values
+                nothing = error
             if progress:
                 progress(done, len(requests))
+    if not files:
+        raise nothing
     return files
 
 
