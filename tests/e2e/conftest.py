@@ -161,7 +161,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         thalweg(settings, "down")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # for a session, its event loop would run under all later tests
 def browser():
     """A real Chromium without a window."""
     from playwright.sync_api import sync_playwright
