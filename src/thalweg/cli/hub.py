@@ -13,10 +13,16 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from thalweg import settings as settings_module
-from thalweg.cli.common import DataDir, Json, local_settings, print_json
+from thalweg.cli.common import (
+    DataDir,
+    Json,
+    coloured,
+    local_settings,
+    print_json,
+    print_table,
+)
 from thalweg.errors import NotFound, Unavailable, nearest
 from thalweg.settings import Settings
 
@@ -87,16 +93,20 @@ def status(data_dir: DataDir = None, as_json: Json = False) -> None:
     if as_json:
         print_json({"up": any(p["state"] != "down" for p in parts), "parts": parts})
     else:
-        table = Table("part", "state", "address", "pid", "memory")
         colours = {"up": "green", "on demand": "cyan", "down": "red"}
-        for part in parts:
-            state = f"[{colours[part['state']]}]{part['state']}[/]"
-            memory = f"{part['memory'] / 1e6:.0f} MB" if part["memory"] else ""
-            table.add_row(part["name"], state, part["url"] or "", str(part["pid"] or ""), memory)
-        table.add_section()
+        rows = [
+            [
+                part["name"],
+                coloured(part["state"], colours[part["state"]]),
+                str(part["pid"] or ""),
+                f"{part['memory'] / 1e6:.0f} MB" if part["memory"] else "",
+                part["url"] or "",
+            ]
+            for part in parts
+        ]
         total = sum(part["memory"] for part in parts)
-        table.add_row("all", "", "", "", f"{total / 1e6:.0f} MB")
-        console.print(table)
+        rows.append(["all", "", "", f"{total / 1e6:.0f} MB", ""])
+        print_table(["part", "state", "pid", "memory", "address"], rows)
         if all(part["state"] == "down" for part in parts):
             console.print("The hub is down: `thalweg up` starts it.")
     if any(part["state"] == "down" for part in parts):
@@ -155,10 +165,8 @@ def settings(data_dir: DataDir = None, as_json: Json = False) -> None:
     if as_json:
         print_json(described)
         return
-    table = Table("setting", "value", "what it means")
-    for each in described:
-        table.add_row(each["name"], each["value"], each["help"])
-    console.print(table)
+    rows = [[each["name"], each["value"], each["help"]] for each in described]
+    print_table(["setting", "value", "what it means"], rows)
     console.print("Set one in thalweg.toml, or as THALWEG_NAME in the environment.")
 
 
@@ -219,10 +227,7 @@ def user_list(data_dir: DataDir = None, as_json: Json = False) -> None:
     if as_json:
         print_json(people)
         return
-    table = Table("user", "groups")
-    for name, groups in people.items():
-        table.add_row(name, ", ".join(groups))
-    console.print(table)
+    print_table(["user", "groups"], [[name, ", ".join(groups)] for name, groups in people.items()])
 
 
 @contextlib.contextmanager
