@@ -190,7 +190,7 @@ def test_long_requests_are_split(service: Service, shared_data: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("sites", [[], "01646500", ["1646500"], [1646500], ["01646500x"]])
+@pytest.mark.parametrize("sites", ["01646500", ["1646500"], [1646500], ["01646500x"]])
 def test_site_numbers_are_strings_of_digits(store: Settings, sites: list[str]) -> None:
     with pytest.raises(InvalidInput, match="site number"):
         usgs.fetch(sites, "2020-08-17", "2020-08-19")
@@ -228,3 +228,8 @@ def test_damage_in_the_store_is_seen(service: Service, potomac: bytes) -> None:
     storage.filesystem(file.uri).pipe_file(file.uri, potomac[:-1])
     with pytest.raises(InvalidInput, match=f"raw file {file.id} is damaged"):
         usgs.read([file])
+
+
+def test_no_sites_are_refused_with_a_way_on() -> None:
+    with pytest.raises(InvalidInput, match="no sites to ask USGS for: name some"):
+        usgs.fetch([], "2020-08-17", "2020-08-19")

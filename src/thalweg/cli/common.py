@@ -17,6 +17,7 @@ __all__ = ["DataDir", "Json", "coloured", "local_settings", "print_json", "print
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of all state of the local hub. [default: .thalweg]")
 ]
+SHORT = 20  # characters of a cell
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
@@ -48,10 +49,13 @@ def print_table(head: list[str], rows: list[list[Any]]) -> None:
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in head:
-        table.add_column(column, no_wrap=column == head[0], overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    cells = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    for i, column in enumerate(head):
+        # What is short is never broken: names, ids, times; what is long takes the lines it needs.
+        is_short = i == 0 or max((len(row[i]) for row in cells), default=0) <= SHORT
+        table.add_column(column, no_wrap=is_short, overflow="fold")
+    for row in cells:
+        table.add_row(*row)
     Console().print(table)
 
 

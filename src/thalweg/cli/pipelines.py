@@ -89,11 +89,10 @@ def list_runs(
         return print_json([each.as_dict() for each in found])
     rows = [
         [each.id[-12:], each.pipeline, coloured(each.state, COLOURS[each.state]),
-         f"{each.started_at:%Y-%m-%d %H:%M:%S}", _seconds(each), each.trigger, each.user,
-         _short(each.error or "")]
+         f"{each.started_at:%Y-%m-%d %H:%M}", _seconds(each), _short(each.error or "")]
         for each in found
     ]  # fmt: skip
-    print_table(["run", "pipeline", "state", "started, UTC", "took", "by", "user", "why"], rows)
+    print_table(["run", "pipeline", "state", "started, UTC", "took", "why"], rows)
     typer.echo("Look into one: thalweg runs show RUN")
 
 

@@ -289,7 +289,12 @@ def _windows(start: dt.datetime, end: dt.datetime) -> list[tuple[dt.datetime, dt
 
 
 def _check_sites(sites: Sequence[str]) -> None:
-    if isinstance(sites, str) or not sites:
+    if not sites:
+        raise InvalidInput(
+            "no sites to ask USGS for: name some, as in sites=03171000, or bring gauges into the "
+            "warehouse first (`thalweg run load_sample`, or ingest_nwm with a route_link)"
+        )
+    if isinstance(sites, str):
         raise InvalidInput(f"sites: expected a list of USGS site numbers, got {sites!r}")
     for site in sites:
         if not isinstance(site, str) or not re.fullmatch(r"\d{8,15}", site):

@@ -15,6 +15,7 @@ from pyiceberg.expressions import AlwaysTrue, BooleanExpression
 from pyiceberg.table import Table
 from pyiceberg.utils.config import Config
 from pyparsing import ParseException
+from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import RequestException
 
 from thalweg import record
@@ -131,6 +132,8 @@ def reachable(name: str) -> Iterator[None]:
     except CommitStateUnknownException:
         raise
     except (RequestException, RESTError, OSError) as error:
+        gone = isinstance(error, NoConnection) and error.request is not None
+        why = f"no connection to {error.request.url}" if gone else error  # type: ignore[union-attr]
         raise Unavailable(
-            f"the Iceberg catalogue {name!r} does not answer: {error}; see `thalweg status`"
+            f"the Iceberg catalogue {name!r} does not answer: {why}; see `thalweg status`"
         ) from error
