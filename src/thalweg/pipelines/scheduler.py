@@ -25,7 +25,7 @@ from typing import cast
 
 import yaml
 
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, Unavailable
 from thalweg.pipelines.execute import GRACE
 from thalweg.private import folder, private_file, socket_path
 from thalweg.settings import Settings, load
@@ -86,6 +86,8 @@ def main(arguments: list[str]) -> None:
     try:
         # The daemon's first look at lost runs must find the definitions, or it forgets them.
         while not _answers(settings):
+            if not keeper.is_alive():
+                raise Unavailable("the code server cannot be started; what hinders it stands above")
             time.sleep(0.2)
         daemon("run", "--workspace", str(home / "workspace.yaml"))
     finally:
