@@ -158,8 +158,13 @@ def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
 def settings(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Print every setting: its value, and what it means."""
     values = settings_module.load(data_dir=data_dir)
+    shown = {name: str(getattr(values, name)) for name, _, _ in settings_module.describe()}
+    if values.database_url:
+        from sqlalchemy import make_url
+
+        shown["database_url"] = make_url(values.database_url).render_as_string(hide_password=True)
     described = [
-        {"name": name, "value": str(getattr(values, name)), "default": default, "help": text}
+        {"name": name, "value": shown[name], "default": default, "help": text}
         for name, default, text in settings_module.describe()
     ]
     if as_json:
@@ -278,7 +283,8 @@ def _up_detached(settings: Settings) -> None:
     log = state.folder(settings, "logs") / "up.log"
     command = [sys.executable, "-m", "thalweg", "up", "--no-open"]
     command += [f"--port={settings.port}", f"--data-dir={settings.data_dir}"]
-    with log.open("wb") as output:
+    log.write_bytes(b"")
+    with log.open("ab") as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -286,15 +292,16 @@ def _up_detached(settings: Settings) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    for line in _follow(log, process):
-        if line.startswith("thalweg: "):
-            raise Unavailable(line.removeprefix("thalweg: "))
-        typer.echo(line)
-        if line.startswith("Next:"):
-            break
-    else:
+    try:
+        for line in _follow(log, process):
+            if line.startswith("thalweg: "):
+                raise Unavailable(line.removeprefix("thalweg: "))
+            typer.echo(line)
+            if line.startswith("Next:"):
+                return
         raise Unavailable(f"the hub did not come up: see {log}")
-    _forget_password(log)
+    finally:
+        _forget_password(log)
 
 
 def _follow(log: Path, process: subprocess.Popen[bytes]) -> Iterator[str]:

@@ -35,6 +35,10 @@ class LoginProxy(StandaloneProxyServer):  # type: ignore[misc]
                 return await super().open(*path)
 
             def prepare(self, *_: Any, **__: Any) -> None:
+                # Upstream leaves out the hub's own check; a browser says here from where it asks.
+                site = self.request.headers.get("Sec-Fetch-Site", "none")
+                if self.request.method not in ("GET", "HEAD", "OPTIONS") and "cross" in site:
+                    raise web.HTTPError(403)
                 upgrades = self.request.headers.get("Upgrade", "").lower() == "websocket"
                 if upgrades and not self.current_user:
                     raise web.HTTPError(403)

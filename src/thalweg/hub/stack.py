@@ -11,9 +11,11 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -98,9 +100,9 @@ def checks(settings: Settings) -> None:
             f"only {free / 1e9:.2f} GB free at {settings.data_dir}, and the hub wants 1 GB: "
             "make room, or give a folder on another disk with --data-dir"
         )
-    if not state.is_free(settings.host, settings.port):
+    if reason := state.not_free(settings.host, settings.port):
         raise Unavailable(
-            f"port {settings.port} on {settings.host} is taken by another program: "
+            f"port {settings.port} on {settings.host} cannot be used ({reason}): "
             f"choose another one, as in `thalweg up --port {settings.port + 1}`"
         )
 
@@ -124,7 +126,7 @@ class Stack:
     settings: Settings
     progress: Progress = field(default=lambda _: contextlib.nullcontext())
     children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    stopping: bool = False
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     def run(self, ready: Callable[[str | None], None], settled: Callable[[bool], None]) -> None:
         """Start all, call `ready` with the first user's new password (or None); at the first
@@ -135,12 +137,13 @@ class Stack:
         Unavailable
             The hub already runs, a check fails, or a part does not come up.
         """
+        os.umask(0o077)  # what the parts write is the owner's alone, also in a folder that is not
         with self._alone():
             signal.signal(signal.SIGTERM, self._ask_to_stop)
             signal.signal(signal.SIGINT, self._ask_to_stop)
             try:
                 password = self._start()
-                if not self.stopping:
+                if not self.stopping.is_set():
                     ready(password)
                     settled(self._await_sample())
                 self._supervise()
@@ -195,7 +198,7 @@ class Stack:
 
     def _wait(self, part: str, healthy: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while not self.stopping and not healthy():
+        while not self.stopping.is_set() and not healthy():
             if self.children[part].poll() is not None:
                 raise Unavailable(f"{part} stopped while starting: see `thalweg logs {part}`")
             if time.monotonic() > deadline:
@@ -226,17 +229,25 @@ class Stack:
     def _supervise(self) -> None:
         """Start again what dies, a little later each time that it dies soon."""
         died: dict[str, list[float]] = {name: [] for name in self.children}
-        while not self.stopping:
+        while not self.stopping.is_set():
             for name, child in self.children.items():
-                if child.poll() is None or self.stopping:
+                if child.poll() is None or self.stopping.is_set():
                     continue
                 died[name] = [t for t in died[name] if t > time.monotonic() - 300]
                 died[name].append(time.monotonic())
-                time.sleep(min(30, 2 ** len(died[name]) - 2))
+                self.stopping.wait(min(30, 2 ** len(died[name]) - 2))
                 if name == "hub":  # its services lost their supervisor; Lab servers live on
                     processes.end(self._services())
-                self._start_child(name)
-            time.sleep(0.5)
+                self._start_again(name)
+            self.stopping.wait(0.5)
+
+    def _start_again(self, name: str) -> None:
+        if self.stopping.is_set():
+            return
+        try:
+            self._start_child(name)
+        except OSError as error:  # a full disk: what still runs goes on, and this is tried again
+            print(f"thalweg: {name} cannot be started: {error.strerror}", file=sys.stderr)
 
     def _services(self) -> list[psutil.Process]:
         return [
@@ -253,6 +264,7 @@ class Stack:
         processes.end(rest)
         self._stop_child("object-store")
         object_store.remove_sockets(self.settings)
+        shutil.rmtree(state.socket_path(self.settings, "any").parent, ignore_errors=True)
 
     def _stop_child(self, name: str) -> None:
         child = self.children.get(name)
@@ -265,7 +277,7 @@ class Stack:
             child.kill()
 
     def _ask_to_stop(self, *_: Any) -> None:
-        self.stopping = True
+        self.stopping.set()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -279,7 +291,7 @@ class Stack:
             ) from None
         with file, contextlib.ExitStack() as held:
             try:
-                held.enter_context(_locked(file))
+                held.enter_context(_locked(file, patience=1))
             except BlockingIOError:
                 raise Unavailable(
                     f"the hub already runs at {known_address(self.settings)} "
@@ -313,9 +325,21 @@ def _has_run(settings: Settings, pipeline: str) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(file: IO[str]) -> Iterator[None]:
-    """Hold an exclusive lock on an open file; BlockingIOError when another process holds it."""
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _locked(file: IO[str], patience: float = 0) -> Iterator[None]:
+    """Hold an exclusive lock on an open file.
+
+    BlockingIOError when another process holds it for longer than `patience` seconds: `status` holds
+    it for a moment, to see whether anybody does.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.05)
     try:
         yield
     finally:

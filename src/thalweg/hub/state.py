@@ -19,6 +19,7 @@ __all__ = [
     "free_ports",
     "instance",
     "is_free",
+    "not_free",
     "ports",
     "private_file",
     "secret",
@@ -84,10 +85,15 @@ def free_ports(count: int) -> list[int]:
 
 def is_free(host: str, port: int) -> bool:
     """Whether a server could listen on this port now."""
+    return not not_free(host, port)
+
+
+def not_free(host: str, port: int) -> str:
+    """Why no server could listen on this port now; empty when one could."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except (OSError, OverflowError):  # no such address, no such port
-            return False
-    return True
+        except (OSError, OverflowError) as error:  # taken, no right, no such address, no such port
+            return getattr(error, "strerror", None) or str(error)
+    return ""

@@ -5,10 +5,12 @@ On a cluster people log in by OIDC, and this file plays no part.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,29 +49,27 @@ def add(settings: Settings, name: str, group_names: Iterable[str]) -> str:
         raise InvalidInput(
             f"user name {name!r}: expected 1 to 32 of a-z, 0-9, _ and -, beginning with a letter"
         )
-    users = _read(settings)
-    if name in users:
-        raise InvalidInput(f"user {name!r} exists: `thalweg user password {name}` gives a new one")
     wanted = list(group_names)
     for group in wanted:
         if group not in groups(settings):
             raise NotFound(f"no group {group!r}{nearest(group, groups(settings))}")
     password = secrets.token_urlsafe(12)
-    users[name] = {"password": hasher.hash(password), "groups": wanted}
-    _write(settings, users)
+    with _changing(settings) as users:
+        if name in users:
+            raise InvalidInput(f"user {name!r} exists: `thalweg user password {name}` changes it")
+        users[name] = {"password": hasher.hash(password), "groups": wanted}
     return password
 
 
 def set_password(settings: Settings, name: str, password: str | None = None) -> str:
     """Give a user a new password (generated when None), and return it."""
-    users = _read(settings)
-    if name not in users:
-        raise NotFound(f"no user {name!r}{nearest(name, users)}")
     password = password or secrets.token_urlsafe(12)
     if len(password) < 8:
         raise InvalidInput("the password has fewer than 8 characters: choose a longer one")
-    users[name]["password"] = hasher.hash(password)
-    _write(settings, users)
+    with _changing(settings) as users:
+        if name not in users:
+            raise NotFound(f"no user {name!r}{nearest(name, users)}")
+        users[name]["password"] = hasher.hash(password)
     return password
 
 
@@ -111,8 +111,17 @@ def _read(settings: Settings) -> dict[str, Any]:
         users: dict[str, Any] = json.loads(_path(settings).read_text())
     except FileNotFoundError:
         return {}
+    except ValueError:
+        raise InvalidInput(f"{_path(settings)} is damaged: mend it, or take it away") from None
     return users
 
 
-def _write(settings: Settings, users: dict[str, Any]) -> None:
-    state.private_file(_path(settings), json.dumps(users, indent=1))
+@contextlib.contextmanager
+def _changing(settings: Settings) -> Iterator[dict[str, Any]]:
+    """The users, to be changed; written at the end. One at a time: the next one waits."""
+    lock = state.folder(settings, "secrets") / "users.lock"
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        users = _read(settings)
+        yield users
+        state.private_file(_path(settings), json.dumps(users, indent=1))
