@@ -109,6 +109,13 @@ class Hub:
         with contextlib.closing(create_connection(channel, timeout, header=headers)) as socket:
             return _execute(socket, code)
 
+    def stop_kernels(self, token: str) -> None:
+        """End the kernels of the admin's Lab server, and with them Dask clusters and Ray."""
+        headers = {"Authorization": f"token {token}"}
+        with httpx.Client(base_url=self.url, headers=headers, timeout=60) as client:
+            for kernel in client.get("/user/admin/api/kernels").json():
+                client.delete(f"/user/admin/api/kernels/{kernel['id']}")
+
 
 def _execute(socket, code: str) -> str:
     """Send code over a kernel's websocket, and gather what it prints until it is idle."""

@@ -53,7 +53,8 @@ def everything_runs(hub):
     client = hub.log_in()
     for service in ("dashboards", "pipelines"):  # they start at the first visit
         assert client.get(f"/services/{service}/").is_success
-    return hub.run_code(token, KERNEL).split()[-1]
+    yield hub.run_code(token, KERNEL).split()[-1]
+    hub.stop_kernels(token)
 
 
 def listening(hub):

@@ -11,6 +11,7 @@ from thalweg.hub import processes
 pytestmark = pytest.mark.e2e
 
 RUN_ALL = "Run All Cells"
+STARTED = re.compile(r"\[(\*|\d+)\]")
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +34,13 @@ def run_notebook(page, url):
     """Open a notebook in Lab, run all its cells, and wait for the last; nothing may fail."""
     page.goto(url)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-    page.wait_for_selector(".jp-NotebookPanel-toolbar .jp-Notebook-ExecutionIndicator")
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name=RUN_ALL, exact=True).click()
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+    for _ in range(3):  # a menu that was opened before Lab was quite there does nothing
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name=RUN_ALL, exact=True).click()
+        page.wait_for_timeout(5_000)
+        if STARTED.search(" ".join(page.locator(".jp-InputPrompt").all_inner_texts())):
+            break
     page.wait_for_function(
         """() => {
             const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')];
