@@ -9,14 +9,17 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import urllib.parse
 import urllib.request
 import zipfile
 from pathlib import Path
 
 UV = "0.13.8"
+INDEX = "https://pypi.org/simple/uv/"
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ROOT / ".uv"
 
@@ -45,15 +48,19 @@ def find_uv():
 
 def fetch_wheel():
     """Unpack the wheel of this machine, checked against the index's sha256."""
-    with urllib.request.urlopen(f"https://pypi.org/pypi/uv/{UV}/json") as answer:
-        files = json.load(answer)["urls"]
     machine = {"arm64": "arm64", "aarch64": "aarch64", "x86_64": "x86_64"}[platform.machine()]
     system = "macosx" if sys.platform == "darwin" else "manylinux"
-    wheel = next(f for f in files if system in f["filename"] and machine in f["filename"])
-    with urllib.request.urlopen(wheel["url"]) as answer:
+    with urllib.request.urlopen(INDEX) as answer:
+        links = re.findall(r'href="([^"#]+)#sha256=([0-9a-f]{64})"', answer.read().decode())
+    url, sha256 = next(
+        (urllib.parse.urljoin(INDEX, url), sha256)
+        for url, sha256 in links
+        if f"/uv-{UV}-" in url and system in url and machine in url
+    )
+    with urllib.request.urlopen(url) as answer:
         content = answer.read()
-    if hashlib.sha256(content).hexdigest() != wheel["digests"]["sha256"]:
-        sys.exit(f"{wheel['filename']} came damaged: try again")
+    if hashlib.sha256(content).hexdigest() != sha256:
+        sys.exit(f"{url} came damaged: try again")
     archive = zipfile.ZipFile(io.BytesIO(content))
     program = next(n for n in archive.namelist() if n.endswith("/scripts/uv"))
     target = OWN / "bin" / "uv"
