@@ -6,7 +6,6 @@ the Python Package Index (a bare Debian python3 has neither pip nor venv).
 
 import hashlib
 import io
-import json
 import os
 import platform
 import re
