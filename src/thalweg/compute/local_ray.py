@@ -35,7 +35,7 @@ DEFAULTS = {
     "log_to_driver": False,
     "logging_level": "error",
 }
-ATTEMPTS = 3
+ATTEMPTS = 6  # each waits at most 15 s for its agents, which a busy machine can miss
 SHORT = "/tmp"  # noqa: S108 - macOS's own folder is too long a path for sockets
 
 
