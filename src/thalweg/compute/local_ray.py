@@ -35,7 +35,7 @@ DEFAULTS = {
     "log_to_driver": False,
     "logging_level": "error",
 }
-ATTEMPTS = 6  # each waits at most 15 s for its agents, which a busy machine can miss
+ATTEMPTS = 3
 SHORT = "/tmp"  # noqa: S108 - macOS's own folder is too long a path for sockets
 
 
@@ -100,7 +100,8 @@ def _private_folder() -> Path:
     which is why that is a folder further down.
     """
     for old in Path(SHORT).glob("thalweg-ray-*-*"):
-        if not psutil.pid_exists(int(old.name.split("-")[2])):
+        pid = old.name.split("-")[2]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(old, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f"thalweg-ray-{os.getpid()}-", dir=SHORT))
     token = os.open(folder / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
