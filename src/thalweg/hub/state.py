@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import json
+import os
 import secrets
 import socket
 from collections.abc import Callable
@@ -42,7 +44,10 @@ def secret(
     """The secret of this name, generated at its first use and kept 0600 in `secrets/`."""
     path = folder(settings, "secrets") / name
     if not path.exists():
-        private_file(path, make())
+        made = private_file(path.with_name(f".{name}.{os.getpid()}.new"), make())
+        with contextlib.suppress(FileExistsError):  # of two that make it at once, one wins
+            path.hardlink_to(made)
+        made.unlink()
     return path.read_text()
 
 

@@ -103,6 +103,7 @@ def write(
     declared = definition(name)
     batch = _last_by_key(_conform(name, rows, declared), declared.key)
     _check_references(name, batch, declared, settings)
+    unsure = None
     for attempt in range(ATTEMPTS):
         found = table(name, settings)
         merge = _compare(found, batch, declared)
@@ -111,10 +112,14 @@ def write(
         try:
             with reachable(found.catalog.name):
                 _commit(found, merge, declared)
-        except (CommitFailedException, CommitStateUnknownException):
+        except (CommitFailedException, CommitStateUnknownException) as error:
+            if isinstance(error, CommitStateUnknownException):
+                unsure = merge
             # Others write too: wait a little longer each time, never in step with them.
             time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))  # noqa: S311
             continue
+        if unsure and not merge.added.num_rows + merge.changed.num_rows:
+            merge = unsure  # it did arrive
         return _written(name, found, merge, batch.num_rows)
     raise Unavailable(f"{name}: {ATTEMPTS} commits in a row lost to other writers; write again")
 

@@ -93,6 +93,17 @@ def test_secrets_are_private_and_kept(tmp_path):
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_of_two_that_make_a_secret_at_once_one_wins(tmp_path):
+    settings = settings_module.load({}, data_dir=tmp_path)
+
+    def slow():
+        state.secret(settings, "x", lambda: "theirs")
+        return "ours"
+
+    assert state.secret(settings, "x", slow) == "theirs"
+    assert [path.name for path in (tmp_path / "secrets").iterdir()] == ["x"]
+
+
 def test_help_has_examples():
     help_text = thalweg("up", "--help").stdout
     assert "thalweg up --port 8080 --detach" in help_text
