@@ -283,7 +283,7 @@ def _check_references(
     name: str, batch: pa.Table, declared: TableDefinition, settings: Settings | None
 ) -> None:
     for column, (other, key) in declared.references.items():
-        used = set(batch[column].unique().to_pylist())
+        used = set(batch[column].unique().drop_null().to_pylist())
         # No name is ever taken away, so what was known once need not be looked up again.
         seen = _SEEN.setdefault((catalog(settings).properties.get("uri", ""), other), set())
         if used - seen:

@@ -165,6 +165,28 @@ TABLES = {
         key=("id",),
         range=("id",),
     ),
+    "attributes": TableDefinition(
+        doc="What is known of locations, besides their series.",
+        columns={
+            "name": Column(TEXT, "name of the attribute: drainage_area"),
+            "type": Column(TEXT, "continuous or categorical"),
+            "description": Column(TEXT, "in words", True),
+        },
+        key=("name",),
+        range=("name",),
+    ),
+    "location_attributes": TableDefinition(
+        doc="Attributes of locations.",
+        columns={
+            "location_id": Column(TEXT, "id in `locations`"),
+            "attribute_name": Column(TEXT, "a name of `attributes`"),
+            "value": Column(TEXT, "the value as text, in the unit of unit_name"),
+            "unit_name": Column(TEXT, "a name of `units`; null: no unit", True),
+        },
+        key=("location_id", "attribute_name"),
+        range=("location_id",),
+        references={"attribute_name": ("attributes", "name"), "unit_name": ("units", "name")},
+    ),
     "location_crosswalks": TableDefinition(
         doc="Which secondary location stands for which primary location.",
         columns={
@@ -176,7 +198,11 @@ TABLES = {
     ),
     "primary_timeseries": TableDefinition(
         doc="Observed values.",
-        columns={**SERIES, **PROVENANCE},
+        columns={
+            **SERIES,
+            "quality_code": Column(TEXT, "what the provider says of the value's quality", True),
+            **PROVENANCE,
+        },
         key=SERIES_KEY,
         range=SERIES_RANGE,
         references=KNOWN,
@@ -222,10 +248,33 @@ TABLES = {
 }
 SEEDS: dict[str, list[dict[str, str]]] = {
     "units": [
-        {"name": "m^3/s", "long_name": "cubic metres per second"},
-        {"name": "ft^3/s", "long_name": "cubic feet per second"},
+        {"name": name, "long_name": words}
+        for name, words in {
+            "m^3/s": "cubic metres per second",
+            "ft^3/s": "cubic feet per second",
+            "m": "metres",
+            "ft": "feet",
+            "mm": "millimetres",
+            "mm/h": "millimetres per hour",
+            "mm/d": "millimetres per day",
+            "degC": "degrees Celsius",
+            "K": "kelvin",
+            "m/s": "metres per second",
+            "Pa": "pascals",
+            "%": "per cent",
+            "1": "a number without a unit",
+            "ug/m^3": "micrograms per cubic metre",
+        }.items()
     ],
     "variables": [
-        {"name": "streamflow_hourly_inst", "long_name": "streamflow, instantaneous, on the hour"}
+        {"name": name, "long_name": words}
+        for name, words in {
+            "streamflow_hourly_inst": "streamflow, instantaneous, on the hour",
+            "streamflow_daily_mean": "streamflow, mean of the day",
+            "stage_hourly_inst": "water level above the gauge's datum, on the hour",
+            "rainfall_hourly_rate": "rainfall, mean rate of the hour",
+            "air_temperature_hourly_inst": "air temperature at 2 m, on the hour",
+            "dew_point_temperature_hourly_inst": "dew point at 2 m, on the hour",
+        }.items()
     ],
 }
