@@ -30,7 +30,7 @@ from sqlalchemy import (
     create_engine,
     event,
 )
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from thalweg.errors import Unavailable
@@ -50,7 +50,9 @@ class UtcDateTime(TypeDecorator[dt.datetime]):
         return None if value is None else value.astimezone(dt.UTC)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        return value.replace(tzinfo=dt.UTC) if value is not None and not value.tzinfo else value
+        if value is None:
+            return None
+        return value.astimezone(dt.UTC) if value.tzinfo else value.replace(tzinfo=dt.UTC)
 
 
 class Base(DeclarativeBase):
@@ -132,23 +134,30 @@ def session(settings: Settings | None = None) -> Iterator[Session]:
     try:
         with Session(engine((settings or load()).database)) as session:
             yield session
-    except OperationalError as error:
+    except (OperationalError, ProgrammingError) as error:
+        is_bug = isinstance(error, ProgrammingError)
+        if is_bug and getattr(error.orig, "sqlstate", None) != NO_TABLE:
+            raise
+        said = str(error.orig).strip().partition("\n")[0]
         raise Unavailable(
-            f"the metadata database does not answer ({str(error.orig).strip()}): "
-            "is the hub up? `thalweg up` starts it"
+            f"the metadata database does not answer ({said}): is the hub up? `thalweg up` starts it"
         ) from error
 
 
 @lru_cache(maxsize=8)
 def engine(url: str) -> Engine:
     """The engine of this URL."""
-    made = create_engine(url)
+    made = create_engine(url, pool_pre_ping=True)
     if made.dialect.name == "sqlite":
         event.listen(made, "connect", _sqlite_pragmas)
     return made
 
 
 _migrating = threading.Lock()
+#: PostgreSQL's code for a table that is not there.
+NO_TABLE = "42P01"
+#: Lets one process migrate at a time, until the end of its transaction.
+ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(7264)"}
 
 
 def migrate(settings: Settings | None = None) -> None:
@@ -163,6 +172,7 @@ def migrate(settings: Settings | None = None) -> None:
         folder(settings)  # in which SQLite makes its file
     made = engine(settings.database)
     with _migrating, made.begin() as connection:
+        connection.exec_driver_sql(ALONE[made.dialect.name])
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 

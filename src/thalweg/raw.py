@@ -9,21 +9,26 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from thalweg import database, record, storage
 from thalweg.database import RawFileRow
-from thalweg.errors import InvalidInput
+from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.settings import Settings, load
 
-__all__ = ["RawFile", "find", "land", "read"]
+__all__ = ["RawFile", "Verified", "find", "get", "land", "read", "verify"]
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+# As long as the registry's narrowest column.
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+STREAMS = 8
+BLOCK = 8 * 2**20
+PARAMETERS = 10_000  # in one query; databases take some ten thousand
 
 
 @dataclass(frozen=True)
@@ -140,17 +145,108 @@ def find(
     dataset: str | None = None,
     ids: Iterable[str] | None = None,
     settings: Settings | None = None,
+    limit: int | None = None,
 ) -> list[RawFile]:
-    """The registered files of a source, a dataset or with these ids, oldest first."""
-    wanted = select(RawFileRow).order_by(RawFileRow.id)
+    """The registered files of a source, a dataset or with these ids, oldest first.
+
+    `limit` keeps that many of the newest.
+    """
+    wanted = select(RawFileRow).order_by(RawFileRow.id.desc()).limit(limit)
     if source is not None:
         wanted = wanted.where(RawFileRow.source == source)
     if dataset is not None:
         wanted = wanted.where(RawFileRow.dataset == dataset)
+    queries = [wanted]
     if ids is not None:
-        wanted = wanted.where(RawFileRow.id.in_(list(ids)))
+        all_ids = sorted(ids, reverse=True)
+        parts = [all_ids[i : i + PARAMETERS] for i in range(0, len(all_ids), PARAMETERS)]
+        queries = [wanted.where(RawFileRow.id.in_(part)) for part in parts]
     with database.session(settings) as session:
-        return [_file(row) for row in session.scalars(wanted)]
+        files = [_file(row) for query in queries for row in session.scalars(query)]
+    return files[:limit][::-1]
+
+
+def get(id: str, settings: Settings | None = None) -> RawFile:
+    """The file of this id, or of the one id that starts or ends so.
+
+    Raises
+    ------
+    NotFound
+        There is no such file.
+    InvalidInput
+        There are several.
+    """
+    starts, ends = (
+        at(id, autoescape=True) for at in (RawFileRow.id.startswith, RawFileRow.id.endswith)
+    )
+    with database.session(settings) as session:
+        rows = session.scalars(select(RawFileRow).where(starts | ends).limit(2)).all()
+    if not rows:
+        raise NotFound(f"no raw file {id!r}; `thalweg raw list` shows the newest")
+    if len(rows) > 1:
+        raise InvalidInput(f"several raw files have ids with {id!r}: give more of the id")
+    return _file(rows[0])
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a raw file is today, and in words what is wrong with it (empty where it is ok).
+
+    `missing` is an object that is gone, `damaged` one with other bytes than landed, `unreadable`
+    one that the store does not give.
+    """
+
+    file: RawFile
+    state: Literal["ok", "missing", "damaged", "unreadable"]
+    message: str = ""
+
+
+def verify(
+    files: Iterable[RawFile] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    settings: Settings | None = None,
+) -> list[Verified]:
+    """Hash the stored bytes again and compare with the registry; eight files at a time.
+
+    Files are streamed, never held in memory. Nothing is changed, and nothing noted as read.
+
+    Parameters
+    ----------
+    files
+        All that are registered, by default.
+    progress
+        Called with the number of files done and of all.
+    """
+    files = find(settings=settings) if files is None else list(files)
+    verified = []
+    with ThreadPoolExecutor(STREAMS) as pool:
+        for each in pool.map(_verify, files):
+            verified.append(each)
+            if progress:
+                progress(len(verified), len(files))
+    return verified
+
+
+def _verify(file: RawFile) -> Verified:
+    try:
+        with storage.translated(file.uri):
+            # Not from what a listing said earlier.
+            store = storage.filesystem(file.uri)
+            store.invalidate_cache(file.uri)
+            with store.open(file.uri, "rb", block_size=BLOCK) as content:
+                sha256, size = hashlib.file_digest(content, "sha256").hexdigest(), content.tell()
+    except NotFound as error:
+        return Verified(file, "missing", str(error))
+    except Unavailable as error:
+        return Verified(file, "unreadable", str(error))
+    if sha256 == file.sha256:
+        return Verified(file, "ok")
+    return Verified(
+        file,
+        "damaged",
+        f"{file.uri} holds {size} bytes with sha256 {sha256[:12]}…, "
+        f"{file.size} bytes with {file.sha256[:12]}… landed",
+    )
 
 
 def _same(source: str, dataset: str, sha256: str, settings: Settings) -> RawFile | None:

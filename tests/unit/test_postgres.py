@@ -1,0 +1,218 @@
+"""The metadata database on both of its engines: SQLite, and a PostgreSQL that really runs."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from thalweg import database, raw, record
+from thalweg.database import new_id
+from thalweg.errors import InvalidInput, Unavailable
+from thalweg.pipelines import history
+from thalweg.settings import Settings, load
+
+START = dt.datetime(2024, 11, 3, 1, 30, tzinfo=dt.timezone(dt.timedelta(hours=-4)))
+REGISTERED = {
+    "source": "test", "dataset": "levels", "url": "https://x", "size": 5, "headers": {"etag": "1"},
+}  # fmt: skip
+CUT = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE pid <> pg_backend_pid() AND datname = current_database()"""
+# Neither UTC nor the time zone of any test: what comes back has to be in UTC all the same.
+OPTIONS = "-c listen_addresses= -c fsync=off -c shared_buffers=16MB -c timezone=Asia/Kathmandu"
+
+
+def program(name: str) -> str:
+    """The path of one of PostgreSQL's programs; skips the test where it is not installed."""
+    installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    found = shutil.which(name) or (str(installed[-1]) if installed else None)
+    if found is None:
+        pytest.skip(f"{name} is not on PATH: install PostgreSQL to test the registry on it")
+    return found
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Path]:
+    """Folder of the socket of a PostgreSQL server of the tests' own; nothing listens on a port."""
+    initdb, postgres = program("initdb"), program("postgres")
+    folder = Path(tempfile.mkdtemp(prefix="thalweg-postgres-", dir="/tmp"))  # a short socket path
+    # PostgreSQL refuses to be run by root.
+    account = {"user": "nobody"} if os.geteuid() == 0 else {}
+    if account:
+        shutil.chown(folder, **account)
+    common = {"cwd": folder, "env": {"PATH": os.environ["PATH"], "LC_ALL": "C"}, **account}
+    data = folder / "data"
+    flags = ["--username=thalweg", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"]
+    subprocess.run([initdb, "-D", data, *flags], check=True, capture_output=True, **common)
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [postgres, "-D", data, "-k", folder, *OPTIONS.split()], stdout=log, stderr=log, **common
+        )
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                psycopg.connect(f"host={folder} user=thalweg dbname=postgres").close()
+                break
+            except psycopg.OperationalError:
+                assert process.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.05)
+        yield folder
+    finally:
+        process.send_signal(signal.SIGINT)  # a fast shutdown
+        process.wait(20)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty(
+    request: pytest.FixtureRequest, store: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Settings:
+    """Settings with a new database of this kind, without tables."""
+    url = f"sqlite:///{tmp_path / 'thalweg.db'}"
+    if request.param == "postgresql":
+        folder = request.getfixturevalue("server")
+        name = f"test_{new_id().replace('-', '_')}"
+        with psycopg.connect(
+            f"host={folder} user=thalweg dbname=postgres", autocommit=True
+        ) as made:
+            made.execute(f"CREATE DATABASE {name}")
+        url = f"postgresql+psycopg://thalweg@/{name}?host={folder}"
+    monkeypatch.setenv("THALWEG_DATABASE_URL", url)
+    return replace(store, database_url=url)
+
+
+@pytest.fixture
+def registry(empty: Settings) -> Settings:
+    """Settings with a migrated database of this kind."""
+    database.migrate(empty)
+    return empty
+
+
+def land(content: bytes = b"water", dataset: str = "levels", **more: object) -> raw.RawFile:
+    return raw.land("test", dataset, content, extension="txt", url="https://x/y?é=%25", **more)
+
+
+def test_a_file_comes_back_as_it_landed(registry: Settings) -> None:
+    headers = {"etag": '"1"', "x-note": "Höhe, 水位"}
+    file = land(headers=headers, valid_from=START, valid_to=START + dt.timedelta(hours=1))
+    assert raw.find("test", "levels") == raw.find(ids=[file.id]) == [raw.get(file.id)] == [file]
+    found = raw.get(file.id[-12:])
+    assert (found.headers, found.valid_from) == (headers, START)
+    times = (found.ingested_at, found.valid_from, found.valid_to)
+    assert [time and time.tzinfo for time in times] == [dt.UTC] * 3
+    assert raw.read(found) == b"water"
+    assert [each.state for each in raw.verify()] == ["ok"]
+
+
+def test_racing_writers_agree_on_one_file(registry: Settings) -> None:
+    """Of 24 writers with three different contents, each content is kept once."""
+    with ThreadPoolExecutor(8) as pool:
+        files = list(pool.map(lambda i: land(f"water {i % 3}".encode()), range(24)))
+    assert len({file.id for file in files}) == 3
+    assert {file.id for file in raw.find("test", "levels")} == {file.id for file in files}
+    assert {each.state for each in raw.verify()} == {"ok"}
+
+
+def test_more_ids_than_a_query_takes(registry: Settings) -> None:
+    first, second = land(b"1"), land(b"2")
+    many = [new_id() for _ in range(70_000)]
+    assert raw.find(ids=[second.id, *many, first.id]) == [first, second]
+    assert raw.find("test", limit=1) == [second]
+
+
+def test_a_name_that_is_too_long_is_refused(registry: Settings) -> None:
+    with pytest.raises(InvalidInput, match="cannot be part of a raw file's key"):
+        land(dataset="a" * 65)
+    assert land(dataset="a" * 64).dataset == "a" * 64
+
+
+def test_a_run_is_on_record(registry: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = history.begin(new_id(), "ingest", {"sites": ["03171000"]}, "command", registry)
+    monkeypatch.setenv("THALWEG_RUN_ID", run.id)
+    file = land()
+    record.note("wrote", "table", "primary_timeseries", str(2**62), 3_000_000_000)
+    history.end(replace(run, state="succeeded", ended_at=START), registry)
+    found = history.get(run.id[-12:], registry)
+    assert (found.state, found.parameters, found.ended_at) == (
+        "succeeded", {"sites": ["03171000"]}, START,
+    )  # fmt: skip
+    assert [(use.kind, use.version, use.rows) for use in found.uses] == [
+        ("raw", file.id, None),
+        ("table", str(2**62), 3_000_000_000),
+    ]
+    assert [each.id for each in history.find("ingest", "succeeded", settings=registry)] == [run.id]
+
+
+def test_without_tables_one_line_says_what_to_do(empty: Settings) -> None:
+    with pytest.raises(Unavailable, match="the metadata database does not answer") as caught:
+        raw.find()
+    assert "\n" not in str(caught.value)
+
+
+def test_several_start_at_once(empty: Settings) -> None:
+    """As when a cluster starts the hub and its schedules together."""
+    code = "from thalweg import database; database.migrate()"
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    said = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0] * 3, said
+    assert raw.find() == []
+
+
+def test_an_earlier_database_keeps_what_it_holds(empty: Settings) -> None:
+    """From each earlier version, with a file in it, to the newest."""
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
+    engine = database.engine(empty.database)
+    versions = [each.revision for each in ScriptDirectory.from_config(config).walk_revisions()]
+    ids = []
+    for version in versions[::-1]:
+        ids.append(new_id())
+        row = {"id": ids[-1], "sha256": version, "uri": f"s3://raw/{version}", "ingested_at": START}
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, version)
+            table = sa.Table("raw_files", sa.MetaData(), autoload_with=connection)
+            connection.execute(table.insert().values(REGISTERED | row))
+    before = sa.inspect(engine).get_table_names()
+    database.migrate(empty)
+    assert sa.inspect(engine).get_table_names() == before
+    assert [(file.id, file.headers, file.size) for file in raw.find()] == [
+        (id, {"etag": "1"}, 5) for id in ids
+    ]
+
+
+@pytest.mark.parametrize("empty", ["postgresql"], indirect=True)
+def test_connections_that_were_cut_are_made_anew(registry: Settings) -> None:
+    file = land()
+    with sa.create_engine(registry.database, poolclass=sa.NullPool).connect() as connection:
+        assert connection.execute(sa.text(CUT)).all()
+    assert raw.find() == [file]
+
+
+def test_a_server_that_is_gone_is_one_clear_line() -> None:
+    url = "postgresql+psycopg://thalweg:secret@127.0.0.1:9/thalweg"
+    with pytest.raises(Unavailable, match="does not answer") as caught:
+        raw.get("1", load({}, database_url=url))
+    assert "secret" not in str(caught.value)
