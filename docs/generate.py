@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 
 import typer.cli
@@ -14,7 +15,9 @@ from thalweg.cli import app
 from thalweg.metrics import METRICS
 from thalweg.pipelines import specification
 from thalweg.settings import load
+from thalweg.warehouse import contracts
 from thalweg.warehouse.access import definition
+from thalweg.warehouse.schema import FRESHNESS, QUANTITIES
 
 __all__ = ["PAGES", "write_all"]
 
@@ -100,6 +103,39 @@ def tables_page() -> str:
     return f"# Tables of the warehouse\n{about}"
 
 
+def contracts_page() -> str:
+    about = ""
+    for name in warehouse.names():
+        says: dict[str, list[str]] = {}
+        for clause in contracts.clauses(name):
+            says.setdefault(clause.column, []).append(clause.says)
+        lines = [(f"`{column}`", "; ".join(each)) for column, each in says.items()]
+        about += f"\n## {name}\n\n{table(('column', 'each row has'), lines)}\n"
+    quantities = [
+        (f"`{prefix}…`", f"`{q.unit}`", f"{q.lowest:,g}", f"{q.highest:,g}")
+        for prefix, q in QUANTITIES.items()
+    ]
+    ages = [
+        (f"`{pattern}`", f"{age / timedelta(hours=1):g} h") for pattern, age in FRESHNESS.items()
+    ]
+    return f"""# Contracts
+
+What a row keeps to before it is let into a table; one that does not goes to quarantine with its
+reason. A row may be in any known unit: it is converted to the unit of its variable on the way in.
+
+## Variables
+
+{table(("variable", "kept in", "least", "most"), quantities)}
+
+## Freshness
+
+How old the newest time of a configuration may be; `thalweg.warehouse.contracts.freshness` tells
+how old it is.
+
+{table(("configuration", "at most"), ages)}
+{about}"""
+
+
 def services_page() -> str:
     described = yaml.safe_load((load().home / "hub-config" / "services.yaml").read_text())
     services = [
@@ -161,6 +197,7 @@ PAGES = {
     "pipelines": pipelines_page,
     "catalogue": catalogue_page,
     "tables": tables_page,
+    "contracts": contracts_page,
     "metrics": metrics_page,
     "sources": sources_page,
     "services": services_page,

@@ -2,18 +2,31 @@ from __future__ import annotations
 
 import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from pyiceberg.exceptions import CommitStateUnknownException
+from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.transforms import MonthTransform
+from pyiceberg.types import (
+    BinaryType,
+    DoubleType,
+    LongType,
+    NestedField,
+    StringType,
+    TimestamptzType,
+)
 
 from thalweg import database, warehouse
 from thalweg.database import RunRow, RunUse, new_id
 from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.settings import Settings, load
 from thalweg.warehouse import merge
-from thalweg.warehouse.schema import NAMESPACE, TABLES
+from thalweg.warehouse.access import catalog
+from thalweg.warehouse.schema import CHANGES, NAMESPACE, TABLES
 
 START = dt.datetime(2021, 8, 23, tzinfo=dt.UTC)
 TIME = pa.timestamp("us", "UTC")
@@ -223,6 +236,114 @@ def test_an_older_table_gets_the_new_column_and_keeps_its_rows(location: str) ->
     # One row gets its count again; the other stays as it is, null and all.
     assert counts(warehouse.write("metrics", rows.slice(1))) == (0, 1, 0)
     assert sorted(warehouse.read("metrics", where=where)["count"].to_pylist(), key=str) == [1, None]
+
+
+SERIES = (
+    "reference_time t, value_time t!, value f!, unit_name s!, location_id s!, "
+    "configuration_name s!, variable_name s!"
+)
+#: The tables as each version made them; what is written here is never changed again.
+VERSIONS = {
+    1: {
+        "units": "name s!, long_name s",
+        "variables": "name s!, long_name s",
+        "configurations": "name s!, type s!, description s",
+        "locations": "id s!, name s, geometry b",
+        "location_crosswalks": "primary_location_id s!, secondary_location_id s!",
+        "primary_timeseries": f"{SERIES}, raw_file_id s, run_id s",
+        "secondary_timeseries": f"{SERIES}, member s, raw_file_id s, run_id s",
+        "metrics": (
+            "primary_location_id s!, configuration_name s!, variable_name s!, unit_name s!, "
+            "lead_time_bin i, metric_name s!, value f, count i!, run_id s"
+        ),
+    }
+}
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of a warehouse of its own, empty, in a folder."""
+    prefix = "PYICEBERG_CATALOG__ALONE__"
+    monkeypatch.setenv(prefix + "TYPE", "sql")
+    monkeypatch.setenv(prefix + "URI", f"sqlite:///{tmp_path / 'catalog.db'}")
+    monkeypatch.setenv(prefix + "WAREHOUSE", tmp_path.as_uri())
+    return load(warehouse="alone")
+
+
+def make(version: int, settings: Settings) -> None:
+    """The tables of a version, with the layout that they have had from the first."""
+    found = catalog(settings)
+    found.create_namespace(NAMESPACE)
+    kinds = {
+        "s": StringType(), "t": TimestamptzType(), "f": DoubleType(), "i": LongType(),
+        "b": BinaryType(),
+    }  # fmt: skip
+    for name, text in VERSIONS[version].items():
+        columns = [column.split() for column in text.split(", ")]
+        fields = [
+            NestedField(i, column, kinds[kind[0]], required=kind.endswith("!"))
+            for i, (column, kind) in enumerate(columns, start=1)
+        ]
+        has_time = name.endswith("timeseries")
+        month = PartitionField(2, 1000, MonthTransform(), "value_time_month")
+        spec = PartitionSpec(month) if has_time else PartitionSpec()
+        found.create_table((NAMESPACE, name), Schema(*fields), partition_spec=spec)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_tables_of_an_earlier_version_become_those_of_today(version: int, alone: Settings) -> None:
+    make(version, alone)
+    rows = observations("usgs-1", [1, 2]).select(
+        ["value_time", "value", "unit_name", "location_id", "configuration_name", "variable_name"]
+    )
+    found = warehouse.table("primary_timeseries", alone)
+    declared = found.schema().as_arrow()
+    nulls = {f.name: pa.nulls(2, f.type) for f in declared if f.name not in rows.column_names}
+    columns = {f.name: nulls.get(f.name) for f in declared}
+    old = {n: rows[n].cast(declared.field(n).type) if c is None else c for n, c in columns.items()}
+    found.append(pa.table(old, schema=declared))
+
+    steps = warehouse.plan(alone)
+    assert "make the table location_attributes" in steps
+    assert "add quality_code to primary_timeseries" in steps
+    assert any(step.startswith("add m^3/s, ft^3/s, m, ft") for step in steps)
+    assert warehouse.plan(alone) == steps  # a dry run changes nothing
+    assert warehouse.migrate(alone) == steps
+    assert warehouse.plan(alone) == warehouse.migrate(alone) == []
+
+    for name, today in TABLES.items():
+        made = warehouse.table(name, alone)
+        assert made.schema().column_names == list(today.columns), name
+        assert [str(f.transform) for f in made.spec().fields] == ["month"] * bool(today.month_of)
+    kept = warehouse.read("primary_timeseries", settings=alone)
+    assert sorted(kept["value"].to_pylist()) == [1, 2]
+    assert kept["quality_code"].to_pylist() == [None, None]
+    coded = rows.append_column("quality_code", pa.array([None, "P"]))
+    assert counts(warehouse.write("primary_timeseries", coded, alone)) == (0, 1, 1)
+    codes = warehouse.read("primary_timeseries", settings=alone).sort_by("value_time")
+    assert codes["quality_code"].to_pylist() == [None, "P"]
+
+
+def test_an_empty_catalogue_gets_all_tables(alone: Settings) -> None:
+    steps = warehouse.plan(alone)
+    assert steps[0] == "make the namespace hydro"
+    assert [f"make the table {name}" for name in TABLES] == steps[1 : len(TABLES) + 1]
+    assert warehouse.migrate(alone) == steps
+    assert warehouse.plan(alone) == []
+
+
+def test_tables_of_a_later_version_are_left_alone(alone: Settings) -> None:
+    warehouse.migrate(alone)
+    with warehouse.table("units", alone).transaction() as transaction:
+        transaction.set_properties({"thalweg.version": str(max(CHANGES) + 1)})
+    with pytest.raises(InvalidInput, match="tables do not go back"):
+        warehouse.migrate(alone)
+
+
+def test_two_may_migrate_at_the_same_time(store: Settings) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        [*pool.map(lambda _: warehouse.migrate(), range(2))]
+    assert warehouse.plan() == []
 
 
 def test_tables_are_laid_out_as_declared(location: str) -> None:

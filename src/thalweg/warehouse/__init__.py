@@ -6,6 +6,7 @@
 """
 
 from thalweg.warehouse.access import names, read, table
-from thalweg.warehouse.merge import Written, migrate, write, write_all
+from thalweg.warehouse.merge import Written, write, write_all
+from thalweg.warehouse.versions import migrate, plan
 
-__all__ = ["Written", "migrate", "names", "read", "table", "write", "write_all"]
+__all__ = ["Written", "migrate", "names", "plan", "read", "table", "write", "write_all"]

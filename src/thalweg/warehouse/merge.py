@@ -13,12 +13,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
+from typing import Literal
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import (
     CommitFailedException,
     CommitStateUnknownException,
@@ -39,15 +39,12 @@ from thalweg.errors import InvalidInput, Unavailable, nearest
 from thalweg.settings import Settings
 from thalweg.warehouse.access import catalog, definition, reachable, read, table
 from thalweg.warehouse.schema import (
-    NAMESPACE,
-    PROPERTIES,
     PROVENANCE,
-    SEEDS,
     TABLES,
     TableDefinition,
 )
 
-__all__ = ["Written", "migrate", "write", "write_all"]
+__all__ = ["Written", "conform", "write", "write_all"]
 
 ATTEMPTS = 40
 _SEEN: dict[tuple[str, str], set[str]] = {}
@@ -65,20 +62,17 @@ class Written:
     unchanged: int
     snapshot_id: int | None
 
-
-def migrate(settings: Settings | None = None) -> None:
-    """Make the tables that are missing, add the columns that are missing, set their properties."""
-    found = catalog(settings)
-    with reachable(found.name):
-        found.create_namespace_if_not_exists(NAMESPACE)
-        for name, declared in TABLES.items():
-            _migrate_table(found, name, declared)
-    for name, rows in SEEDS.items():
-        write(name, pa.Table.from_pylist(rows), settings, replace=False)
+    def __str__(self) -> str:
+        counts = f"{self.added:,} rows added, {self.changed:,} changed"
+        return f"{self.table}: {counts}, {self.unchanged:,} unchanged"
 
 
 def write(
-    name: str, rows: pa.Table, settings: Settings | None = None, *, replace: bool = True
+    name: str,
+    rows: pa.Table,
+    settings: Settings | None = None,
+    *,
+    replace: bool | Literal["older"] = True,
 ) -> Written:
     """Merge rows into a table by its key: add what is new, replace what has another value.
 
@@ -90,7 +84,8 @@ def write(
     rows
         The table's columns in any order; nullable ones may be missing. Times carry a time zone.
     replace
-        Whether later values replace earlier ones; else only new keys are added.
+        Whether these values replace those of the table; else only new keys are added. `"older"`:
+        they replace those of earlier raw files, whose ids sort before theirs.
 
     Raises
     ------
@@ -101,12 +96,12 @@ def write(
         The catalogue does not answer, or other writers were faster again and again.
     """
     declared = definition(name)
-    batch = _last_by_key(_conform(name, rows, declared), declared.key)
+    batch = _last_by_key(_complete(name, conform(name, rows), declared), declared.key)
     _check_references(name, batch, declared, settings)
     unsure = None
     for attempt in range(ATTEMPTS):
         found = table(name, settings)
-        merge = _compare(found, batch, declared)
+        merge = _compare(found, batch, declared, replace == "older")
         if not replace:
             merge = _Merge(merge.added, batch.slice(0, 0), merge.stays)
         try:
@@ -140,7 +135,9 @@ class _Merge:
     stays: pa.Table  # rows of the table, in the batch's range, that are not replaced
 
 
-def _compare(found: Table, batch: pa.Table, declared: TableDefinition) -> _Merge:
+def _compare(
+    found: Table, batch: pa.Table, declared: TableDefinition, only_older: bool = False
+) -> _Merge:
     if found.current_snapshot() is None or not batch.num_rows:
         return _Merge(batch, batch.slice(0, 0), batch.slice(0, 0))
     with reachable(found.catalog.name):
@@ -148,6 +145,8 @@ def _compare(found: Table, batch: pa.Table, declared: TableDefinition) -> _Merge
     values = [c for c in declared.columns if c not in declared.key and c not in PROVENANCE]
     same_key = " AND ".join(f'b."{c}" IS NOT DISTINCT FROM e."{c}"' for c in declared.key)
     differs = " OR ".join(f'b."{c}" IS DISTINCT FROM e."{c}"' for c in values) or "false"
+    if only_older and "raw_file_id" in declared.columns:
+        differs = f"({differs}) AND coalesce(e.raw_file_id < b.raw_file_id, true)"
     # Names only, all of them declared by us; no value is put into the text.
     pairs = _query(
         f"SELECT b.row AS batch_row, e.row AS existing_row, ({differs}) AS differs "  # noqa: S608
@@ -212,26 +211,30 @@ def _literal(value: pa.Scalar) -> str:
     return python.isoformat() if isinstance(python, dt.datetime) else str(python)
 
 
-def _conform(name: str, rows: pa.Table, declared: TableDefinition) -> pa.Table:
-    """The rows with the declared columns, order and types, stamped with the run."""
+def conform(name: str, rows: pa.Table) -> pa.Table:
+    """The rows with the declared columns, order and types; missing nullable ones are null.
+
+    Raises
+    ------
+    InvalidInput
+        A column that is not declared, one that is missing, or one of a type that does not fit.
+    """
+    declared = definition(name)
     for column in rows.column_names:
         if column not in declared.columns:
             hint = nearest(column, declared.columns)
             raise InvalidInput(f"{name} has no column {column!r}{hint}")
-    run_id = pa.array([record.current_run_id()] * rows.num_rows, pa.string())
-    columns = {
-        column: run_id if column == "run_id" else _column(name, column, rows, field, declared)
-        for column, field in zip(declared.columns, declared.arrow, strict=True)
-    }
-    return pa.table(columns, schema=declared.arrow)
+    columns = [_column(name, field, rows, declared) for field in declared.arrow]
+    # Whether null is allowed in a column is told apart from what its type is.
+    return pa.table(columns, schema=pa.schema([f.with_nullable(True) for f in declared.arrow]))
 
 
 def _column(
-    name: str, column: str, rows: pa.Table, field: pa.Field, declared: TableDefinition
+    name: str, field: pa.Field, rows: pa.Table, declared: TableDefinition
 ) -> pa.ChunkedArray | pa.Array:
-    nullable = declared.columns[column].nullable
+    column = field.name
     if column not in rows.column_names:
-        if not nullable:
+        if not field.nullable:
             raise InvalidInput(f"{name} needs column {column!r}: {declared.columns[column].doc}")
         return pa.nulls(rows.num_rows, field.type)
     values = rows[column]
@@ -242,25 +245,31 @@ def _column(
             f'with pyarrow.compute.assume_timezone(column, "UTC")'
         )
     try:
-        values = values.cast(field.type)
+        return values.cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise InvalidInput(
             f"{name}.{column} is {values.type}: expected {field.type}: {error}"
         ) from None
-    if values.null_count and not nullable:
-        raise InvalidInput(
-            f"{name}.{column} is null in {values.null_count} of {rows.num_rows} rows: "
-            f"{declared.columns[column].doc}; leave out rows that have no value"
-        )
-    if pa.types.is_floating(field.type) and pc.all(pc.is_finite(values)).as_py() not in (
-        True,
-        None,
-    ):
-        raise InvalidInput(
-            f"{name}.{column} holds NaN or infinity; leave out rows that have no value"
-            + (", or use null" if nullable else "")
-        )
-    return values
+
+
+def _complete(name: str, rows: pa.Table, declared: TableDefinition) -> pa.Table:
+    """The rows, stamped with the run, once each column has the values that it needs."""
+    for column, values in zip(rows.column_names, rows.columns, strict=True):
+        nullable = declared.columns[column].nullable
+        if values.null_count and not nullable:
+            raise InvalidInput(
+                f"{name}.{column} is null in {values.null_count} of {rows.num_rows} rows: "
+                f"{declared.columns[column].doc}; leave out rows that have no value"
+            )
+        if pa.types.is_floating(values.type) and pc.all(pc.is_finite(values)).as_py() is False:
+            raise InvalidInput(
+                f"{name}.{column} holds NaN or infinity; leave out rows that have no value"
+                + (", or use null" if nullable else "")
+            )
+    if "run_id" in rows.column_names:
+        run_id = pa.repeat(pa.scalar(record.current_run_id(), pa.string()), rows.num_rows)
+        rows = rows.set_column(rows.column_names.index("run_id"), "run_id", run_id)
+    return rows.cast(declared.arrow)
 
 
 def _last_by_key(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
@@ -304,24 +313,3 @@ def _query(sql: str, **tables: pa.Table) -> pa.Table:
         for name, rows in tables.items():
             connection.register(name, rows)
         return connection.sql(sql).to_arrow_table()
-
-
-def _migrate_table(found: Catalog, name: str, declared: TableDefinition) -> None:
-    made = found.create_table_if_not_exists(
-        (NAMESPACE, name),
-        schema=declared.iceberg,
-        partition_spec=declared.partition_spec,
-        sort_order=declared.sort_order,
-        properties=PROPERTIES | {"comment": declared.doc},
-    )
-    missing = [c for c in declared.columns if c not in made.schema().column_names]
-    wanted = PROPERTIES | {"comment": declared.doc}
-    with made.transaction() as transaction:
-        if missing:
-            with transaction.update_schema() as update:
-                for column in missing:
-                    update.add_column(
-                        column, declared.columns[column].type, doc=declared.columns[column].doc
-                    )
-        if wanted.items() - made.properties.items():
-            transaction.set_properties(wanted)

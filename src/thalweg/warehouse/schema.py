@@ -6,6 +6,7 @@ To change a table, change its declaration: `migrate` adds what is missing.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import pyarrow as pa
 from pyiceberg.partitioning import PartitionField, PartitionSpec
@@ -22,9 +23,26 @@ from pyiceberg.types import (
     TimestamptzType,
 )
 
-__all__ = ["NAMESPACE", "PROPERTIES", "SEEDS", "TABLES", "Column", "TableDefinition"]
+__all__ = [
+    "CHANGES",
+    "FRESHNESS",
+    "NAMESPACE",
+    "PROPERTIES",
+    "QUANTITIES",
+    "SEEDS",
+    "TABLES",
+    "Column",
+    "Quantity",
+    "TableDefinition",
+]
 
 NAMESPACE = "hydro"
+#: What each version of the tables brought. A version is never taken back; `migrate` brings tables
+#: of any earlier one to the last, and refuses those of a later one.
+CHANGES = {
+    1: "units, variables, configurations, locations, crosswalks, series and metrics",
+    2: "attributes of locations, quality_code of observations",
+}
 PROPERTIES = {
     "commit.manifest-merge.enabled": "true",
     # A conflicting commit must be computed again from the new state, which `write` does itself.
@@ -58,8 +76,10 @@ class TableDefinition:
     key: tuple[str, ...]
     # Columns whose range or set of values bounds what a write has to read again.
     range: tuple[str, ...]
-    # Column → (table, column) in which its values have to be known.
+    # Column → (table, column) in which its values have to be known: no write without.
     references: dict[str, tuple[str, str]] = field(default_factory=dict)
+    # The same, for rows that come from outside: those that are not known go to quarantine.
+    belongs: dict[str, tuple[str, str]] = field(default_factory=dict)
     month_of: str | None = None
 
     @property
@@ -105,6 +125,39 @@ class TableDefinition:
         return SortOrder(*(SortField(i, transform=IdentityTransform()) for i in ids))
 
 
+@dataclass(frozen=True)
+class Quantity:
+    """What a variable measures: the unit it is kept in, and the values it can have in that unit.
+
+    The ends are beyond what was ever measured on Earth: they tell a wrong unit or a broken sensor,
+    not a rare flood.
+    """
+
+    unit: str
+    lowest: float
+    highest: float
+
+
+#: By the beginning of the variable's name. The Amazon at Óbidos has carried 370,000 m^3/s; rain
+#: has come down at 305 mm in 42 minutes (Holt, 1947); -89.2 degC (Vostok) and 56.7 degC (Furnace
+#: Creek) are the extremes of air temperature, 35 degC (Dhahran) that of the dew point: WMO's
+#: archive of weather and climate extremes, https://wmo.asu.edu.
+QUANTITIES = {
+    "streamflow": Quantity("m^3/s", 0, 500_000),
+    "stage": Quantity("m", -500, 9_000),
+    "rainfall": Quantity("mm/h", 0, 2_500),
+    "air_temperature": Quantity("degC", -95, 65),
+    "dew_point_temperature": Quantity("degC", -110, 45),
+}
+#: How old the newest time of a configuration may be, by pattern of its name: when it was issued
+#: for forecasts, else the time for which it holds.
+FRESHNESS = {
+    "usgs_observations": timedelta(days=2),
+    "nwm*_analysis_assim": timedelta(hours=6),
+    "nwm*_short_range": timedelta(hours=6),
+    "nwm*_medium_range": timedelta(hours=24),
+    "nwm*_long_range": timedelta(hours=36),
+}
 PROVENANCE = {
     "raw_file_id": Column(TEXT, "raw file that first brought this value", nullable=True),
     "run_id": Column(TEXT, "run that wrote this row", nullable=True),
@@ -186,6 +239,7 @@ TABLES = {
         key=("location_id", "attribute_name"),
         range=("location_id",),
         references={"attribute_name": ("attributes", "name"), "unit_name": ("units", "name")},
+        belongs={"location_id": ("locations", "id")},
     ),
     "location_crosswalks": TableDefinition(
         doc="Which secondary location stands for which primary location.",
@@ -195,6 +249,7 @@ TABLES = {
         },
         key=("primary_location_id", "secondary_location_id"),
         range=("primary_location_id",),
+        belongs={"primary_location_id": ("locations", "id")},
     ),
     "primary_timeseries": TableDefinition(
         doc="Observed values.",
@@ -206,6 +261,7 @@ TABLES = {
         key=SERIES_KEY,
         range=SERIES_RANGE,
         references=KNOWN,
+        belongs={"location_id": ("locations", "id")},
         month_of="value_time",
     ),
     "secondary_timeseries": TableDefinition(
@@ -218,6 +274,7 @@ TABLES = {
         key=(*SERIES_KEY[:3], "member", *SERIES_KEY[3:]),
         range=SERIES_RANGE,
         references=KNOWN,
+        belongs={"location_id": ("location_crosswalks", "secondary_location_id")},
         month_of="value_time",
     ),
     "metrics": TableDefinition(

@@ -1,0 +1,353 @@
+"""The border of the warehouse: what keeps its contract passes, what does not is kept here.
+
+An entry holds the rows of one raw file that a table cannot take, each with its reason, or stands
+for a whole file that cannot be read. It is a row of the metadata database; its rows are Parquet at
+`{raw_uri}/quarantine/{table}/{sha256}.parquet`, as they came. After a fix (a unit or a location is
+made known, a source is mended) `retry` lets through what is good now.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import inspect
+import io
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from dataclasses import replace as changed
+from itertools import chain
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from sqlalchemy import String, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Mapped, mapped_column
+
+from thalweg import database, raw, record, sources, storage, warehouse
+from thalweg.errors import InvalidInput, NotFound
+from thalweg.raw import RawFile
+from thalweg.settings import Settings, load
+from thalweg.warehouse import Written, contracts
+from thalweg.warehouse.access import definition
+from thalweg.warehouse.schema import TABLES
+from thalweg.warehouse.units import STANDARD, Conversion, convert
+
+__all__ = ["Admitted", "Entry", "admit", "keep", "keep_file", "list", "release", "retry", "show"]
+
+
+class QuarantineRow(database.Base):
+    """Rows of a raw file that a table cannot take, or (without a table) the file itself."""
+
+    __tablename__ = "quarantine"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    table: Mapped[str | None] = mapped_column(String(64))
+    reason: Mapped[str]
+    count: Mapped[int]
+    raw_file_id: Mapped[str | None] = mapped_column(String(36), index=True)
+    run_id: Mapped[str | None] = mapped_column(String(36))
+    at: Mapped[dt.datetime]
+    released_at: Mapped[dt.datetime | None] = mapped_column(index=True)
+    uri: Mapped[str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the quarantine; `table` is None for a whole file."""
+
+    id: str
+    table: str | None
+    reason: str
+    count: int
+    raw_file_id: str | None
+    run_id: str | None
+    at: dt.datetime
+    released_at: dt.datetime | None
+    uri: str
+
+    def __str__(self) -> str:
+        what = f"{self.count:,} rows of {self.table}" if self.table else "a whole file"
+        if self.released_at:
+            return f"{what} released from quarantine"
+        return f"{what} in quarantine: {self.reason}; see `thalweg quarantine show {self.id}`"
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """What became of rows: written, converted to another unit, kept in quarantine."""
+
+    written: tuple[Written, ...] = ()
+    converted: tuple[Conversion, ...] = ()
+    quarantined: tuple[Entry, ...] = ()
+    tables: tuple[tuple[str, pa.Table], ...] = field(default=(), repr=False)
+
+    def rows(self, table: str) -> pa.Table:
+        """The rows of a table that passed, in the units in which they are written.
+
+        Raises
+        ------
+        InvalidInput
+            None came that far.
+        """
+        for name, rows in self.tables:
+            if name == table:
+                return rows
+        raise InvalidInput(f"no file had rows of {table} that can be read: {self}")
+
+    def __str__(self) -> str:
+        parts = (*self.written, *self.converted, *self.quarantined)
+        return "\n".join(str(part) for part in parts) or "nothing to write"
+
+
+def admit(
+    tables: Mapping[str, pa.Table],
+    settings: Settings | None = None,
+    *,
+    units: Mapping[str, str] = STANDARD,
+    replace: bool = True,
+) -> Admitted:
+    """Write what keeps its table's contract, in the units asked for; keep the rest here.
+
+    Parameters
+    ----------
+    tables
+        Rows by table; tables that others refer to are written before those.
+    units
+        The unit in which a variable is written, by the beginning of its name.
+    replace
+        As of `warehouse.write`.
+
+    Raises
+    ------
+    InvalidInput
+        Columns that the table does not have, or lacks, or of other types. Nothing of that table
+        is written.
+    """
+    for name in tables:
+        definition(name)
+    parts = [_admit(n, tables[n], settings, units, replace) for n in TABLES if n in tables]
+    return Admitted(*(tuple(chain.from_iterable(kind)) for kind in zip(*parts, strict=True)))
+
+
+def keep(
+    table: str, rows: pa.Table, raw_file_id: str | None, settings: Settings | None = None
+) -> Entry:
+    """Keep rows that a table cannot take; those of one raw file are one entry, each row once.
+
+    Parameters
+    ----------
+    rows
+        Columns of the table, and `reason`.
+    """
+    settings = settings or load()
+    id = _id(table, raw_file_id or _bytes(rows))
+    while True:
+        earlier = _find(id, settings)
+        kept = rows
+        if earlier and earlier.released_at is None:
+            kept = pa.concat_tables([_rows(earlier), rows], promote_options="permissive")
+        entry = _entry(id, table, _once(kept), raw_file_id, settings)
+        if _save(entry, earlier, settings):
+            return entry
+
+
+def keep_file(file: RawFile, reason: str, settings: Settings | None = None) -> Entry:
+    """Keep note of a raw file that cannot be read; the file stays where it is."""
+    settings = settings or load()
+    now, run = dt.datetime.now(dt.UTC), record.current_run_id()
+    entry = Entry(_id("", file.id), None, reason, 1, file.id, run, now, None, file.uri)
+    while not _save(entry, _find(entry.id, settings), settings):
+        pass  # another keeps the same file
+    return entry
+
+
+def release(ids: Iterable[str], settings: Settings | None = None) -> None:
+    """Release the entries of the whole raw files of these ids: they can be read now."""
+    these = QuarantineRow.table.is_(None), QuarantineRow.released_at.is_(None)
+    with database.session(settings) as session, session.begin():
+        for row in session.scalars(select(QuarantineRow).where(*these)):
+            if row.raw_file_id in set(ids):
+                row.released_at = dt.datetime.now(dt.UTC)
+
+
+def show(id: str, settings: Settings | None = None) -> tuple[Entry, pa.Table | None]:
+    """An entry and its rows with their reasons, None for a whole file.
+
+    The beginning of an id is enough.
+
+    Raises
+    ------
+    NotFound
+        There is no entry of this id, or more than one that begins so.
+    """
+    wanted = select(QuarantineRow).where(QuarantineRow.id.startswith(id, autoescape=True)).limit(2)
+    with database.session(settings) as session:
+        found = [_made(row) for row in session.scalars(wanted)]
+    if len(found) != 1:
+        number = "more than one thing" if found else "nothing"
+        raise NotFound(f"{number} in quarantine has the id {id!r}; see `thalweg quarantine list`")
+    (entry,) = found
+    return entry, _rows(entry) if entry.table else None
+
+
+def retry(id: str, settings: Settings | None = None) -> Admitted:
+    """Try again to write what an entry holds: what is good now is let through, the rest stays.
+
+    A row does not replace one of a later raw file. A whole file is read again by its source.
+
+    Raises
+    ------
+    NotFound
+        There is no entry of this id.
+    InvalidInput
+        The file still cannot be read, or its source has to be told more.
+    """
+    settings = settings or load()
+    while True:
+        entry, rows = show(id, settings)
+        if rows is None:
+            done = admit(_read_again(entry, settings), settings)
+            release([str(entry.raw_file_id)], settings)
+            return done
+        table = str(entry.table)
+        good, bad = contracts.check(table, rows.drop_columns(["reason"]), settings)
+        provenance = "raw_file_id" in definition(table).columns
+        good, converted = _convert(good, STANDARD)
+        written = warehouse.write(table, good, settings, replace="older" if provenance else False)
+        left = changed(entry, released_at=dt.datetime.now(dt.UTC))
+        if bad.num_rows:
+            left = _entry(entry.id, table, bad, entry.raw_file_id, settings)
+        if _save(left, entry, settings):
+            return Admitted((written,), tuple(converted), (left,), ((table, good),))
+
+
+def list(settings: Settings | None = None, *, released: bool = False) -> Sequence[Entry]:
+    """The entries that are not released, oldest first; with `released`, all."""
+    wanted = select(QuarantineRow).order_by(QuarantineRow.at)
+    if not released:
+        wanted = wanted.where(QuarantineRow.released_at.is_(None))
+    with database.session(settings) as session:
+        return [_made(row) for row in session.scalars(wanted)]
+
+
+def _admit(
+    name: str, rows: pa.Table, settings: Settings | None, units: Mapping[str, str], replaces: bool
+) -> tuple[Sequence[Any], ...]:
+    """The fields of `Admitted`, for one table."""
+    good, bad = contracts.check(name, rows, settings)
+    # What may not pass is kept before the rest is written: after a crash nothing is lost.
+    kept = [keep(name, part, file, settings) for file, part in _by_file(bad)]
+    good, converted = _convert(good, units)
+    written = warehouse.write(name, good, settings, replace=replaces)
+    return [written], converted, kept, [(name, good)]
+
+
+def _convert(rows: pa.Table, units: Mapping[str, str]) -> tuple[pa.Table, Sequence[Conversion]]:
+    has_units = {"variable_name", "unit_name", "value"} <= {*rows.column_names}
+    return convert(rows, units) if has_units else (rows, [])
+
+
+def _by_file(rows: pa.Table) -> Iterator[tuple[str | None, pa.Table]]:
+    if "raw_file_id" not in rows.column_names:
+        if rows.num_rows:
+            yield None, rows
+        return
+    for file in rows["raw_file_id"].unique().to_pylist():
+        column = pc.field("raw_file_id")
+        yield file, rows.filter(column.is_null() if file is None else column == file)
+
+
+def _read_again(entry: Entry, settings: Settings) -> Mapping[str, pa.Table]:
+    (file,) = raw.find(ids=[str(entry.raw_file_id)], settings=settings)
+    read = sources.get(file.source).read
+    given = {"crosswalk": lambda: warehouse.read("location_crosswalks", settings=settings)}
+    _, *more = inspect.signature(read).parameters.values()
+    needs = [p.name for p in more if p.default is p.empty]
+    if missing := {*needs} - {*given}:
+        raise InvalidInput(
+            f"{file.source} cannot read {file.url} without being told {', '.join(missing)}: ingest "
+            f"it again as before; once it can be read it is released"
+        )
+    tables: Mapping[str, pa.Table] = read([file], **{name: given[name]() for name in needs})
+    return tables
+
+
+def _entry(
+    id: str, table: str, rows: pa.Table, raw_file_id: str | None, settings: Settings
+) -> Entry:
+    """An entry of these rows, which are stored under the name of their content."""
+    content = _bytes(rows)
+    uri = f"{settings.raw_uri}/quarantine/{table}/{hashlib.sha256(content).hexdigest()}.parquet"
+    with suppress(FileExistsError):
+        storage.put_new(uri, content)
+    now, run = dt.datetime.now(dt.UTC), record.current_run_id()
+    return Entry(id, table, _summary(rows), rows.num_rows, raw_file_id, run, now, None, uri)
+
+
+def _summary(rows: pa.Table) -> str:
+    """The commonest reasons, with how many rows have each and what one of these says."""
+    reasons = Counter(rows["reason"].to_pylist()).most_common(3)
+    parts = []
+    for reason, count in reasons:
+        example = rows.filter(pc.field("reason") == reason)[reason.split(":")[0]][0]
+        parts.append(f"{reason}, got {example} ({count:,} rows)")
+    return "; ".join(parts)
+
+
+def _once(rows: pa.Table) -> pa.Table:
+    """Each row once, with its latest reason."""
+    plain: pl.DataFrame = pl.from_arrow(rows)  # type: ignore[assignment]
+    names = [name for name in plain.columns if name != "reason"]
+    return plain.unique(names, keep="last", maintain_order=True).to_arrow().cast(rows.schema)
+
+
+def _bytes(rows: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(rows, sink)
+    return sink.getvalue()
+
+
+def _rows(entry: Entry) -> pa.Table:
+    return pq.read_table(io.BytesIO(storage.read(entry.uri)))
+
+
+def _id(table: str, content: str | bytes) -> str:
+    """The same for the same table and raw file, so that an entry is made once."""
+    digest = content if isinstance(content, str) else hashlib.sha256(content).hexdigest()
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{table}/{digest}"))
+
+
+def _find(id: str, settings: Settings) -> Entry | None:
+    with database.session(settings) as session:
+        row = session.get(QuarantineRow, id)
+        return _made(row) if row else None
+
+
+def _save(entry: Entry, earlier: Entry | None, settings: Settings) -> bool:
+    """Whether the entry took the place of the earlier one; not if another was faster."""
+    row = {f.name: getattr(entry, f.name) for f in fields(Entry)}
+    with database.session(settings) as session:
+        if earlier is None:
+            session.add(QuarantineRow(**row))
+        else:
+            released = QuarantineRow.released_at
+            same = released.is_(None) if earlier.released_at is None else released.is_not(None)
+            mine = QuarantineRow.id == entry.id, QuarantineRow.uri == earlier.uri, same
+            replaced = update(QuarantineRow).where(*mine).values(row).returning(QuarantineRow.id)
+            if session.execute(replaced).first() is None:
+                return False
+        try:
+            session.commit()
+        except IntegrityError:
+            return False
+    return True
+
+
+def _made(row: QuarantineRow) -> Entry:
+    return Entry(**{f.name: getattr(row, f.name) for f in fields(Entry)})

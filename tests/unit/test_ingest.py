@@ -1,0 +1,347 @@
+"""Files of one's own, real and damaged, all the way into the warehouse."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import xarray as xr
+from damage import damaged
+from typer.testing import CliRunner
+
+from thalweg import database, ingest, quarantine, raw, warehouse
+from thalweg.cli import app
+from thalweg.database import new_id
+from thalweg.errors import InvalidInput, NotFound
+from thalweg.raw import RawFile
+from thalweg.settings import Settings
+from thalweg.sources import sample, table
+from thalweg.sources.table import Layout
+from thalweg.warehouse.schema import TABLES
+from thalweg.warehouse.units import line
+
+START = dt.datetime(2021, 8, 23, tzinfo=dt.UTC)
+ROWS = "".join(f"2021-08-23T{h:02d}:00:00Z,{h}.25,07331600\n" for h in range(24))
+CSV = f"when,flow,gauge\n{ROWS}"
+OWN = Layout(
+    fields={"value_time": "when", "value": "flow", "location_id": "gauge"},
+    constants={
+        "unit_name": "m^3/s",
+        "configuration_name": "own",
+        "variable_name": "streamflow_hourly_inst",
+    },
+)
+
+
+@pytest.fixture
+def own(store: Settings) -> Layout:
+    """A layout whose locations have a prefix that no other test has; the warehouse knows them."""
+    database.migrate()
+    warehouse.migrate()
+    prefix = f"t{new_id()[-12:]}"
+    warehouse.write("locations", pa.table({"id": [f"{prefix}-07331600"]}))
+    return replace(OWN, prefix=prefix)
+
+
+def landed(content: bytes, name: str = "own.csv") -> RawFile:
+    extension = name.split(".", 1)[1]
+    return raw.land("table", "test", content, extension=extension, url=f"file:///tmp/{name}")
+
+
+def rows_of(content: bytes | str, layout: Layout, name: str = "own.csv") -> pa.Table:
+    content = content.encode() if isinstance(content, str) else content
+    return table.read([landed(content, name)], layout)[layout.table]
+
+
+def loaded(folder: Path, layout: Layout) -> ingest.Loaded:
+    files = table.fetch([(folder / f"{layout.table}.parquet").as_uri()])
+    return ingest.load(partial(table.read, layout=layout), files)
+
+
+def test_two_gauges_and_twelve_years(store: Settings, shared_data: Path) -> None:
+    """The whole of a TEEHR data set, each table from its own file, and then all again."""
+    database.migrate()
+    warehouse.migrate()
+    folder = shared_data / "usgs_nwm_two_gauges"
+    counts = {
+        "locations": 2, "location_crosswalks": 2, "attributes": 26, "location_attributes": 50,
+        "primary_timeseries": 200_350, "secondary_timeseries": 210_384,
+    }  # fmt: skip
+    for again in (False, True):
+        for name, count in counts.items():
+            done = loaded(folder, Layout(name))
+            (written,) = done.written
+            found = (written.added, written.changed, written.unchanged)
+            assert found == ((0, 0, count) if again else (count, 0, 0)), name
+            assert done.quarantined == ()
+    gauges = ["usgs-14138800", "usgs-14316700"]
+    where = " or ".join(f"location_id = '{gauge}'" for gauge in gauges)
+    rows = warehouse.read("primary_timeseries", where=where)
+    assert rows.num_rows == 200_350
+    assert rows["raw_file_id"].null_count == 0
+    given = pq.read_table(folder / "primary_timeseries.parquet")
+    assert pc.sum(rows["value"]).as_py() == pytest.approx(
+        pc.sum(given["value"].cast(pa.float64())).as_py()
+    )
+
+
+def test_ensembles_in_feet_are_kept_in_metres_and_say_so(
+    store: Settings, shared_data: Path
+) -> None:
+    database.migrate()
+    warehouse.migrate()
+    folder = shared_data / "usgs_nwm_hefs_examples" / "hefs_example"
+    given = pq.read_table(folder / "secondary_timeseries.parquet")
+    prefix = f"t{new_id()[-12:]}"
+    places = [f"{prefix}-{id}" for id in given["location_id"].unique().to_pylist()]
+    pairs = {"primary_location_id": places, "secondary_location_id": places}
+    warehouse.write_all(
+        {"locations": pa.table({"id": places}), "location_crosswalks": pa.table(pairs)}
+    )
+    layout = Layout("secondary_timeseries", prefix=prefix, timezone="UTC")
+    done = loaded(folder, layout)
+    assert [w.added for w in done.written] == [given.num_rows] == [60_564]
+    assert sum(c.count for c in done.converted) == 60_564
+    where = " or ".join(f"location_id = '{place}'" for place in places)
+    rows = warehouse.read("secondary_timeseries", where=where)
+    assert rows["unit_name"].unique().to_pylist() == ["m^3/s"]
+    assert pc.count_distinct(rows["member"]).as_py() == 42
+    factor = line("ft^3/s", "m^3/s")
+    assert factor is not None
+    order = [("location_id", "ascending"), ("member", "ascending"), ("value_time", "ascending")]
+    kept = rows.sort_by(order)["value"].to_numpy()
+    came = given.sort_by(order)["value"].to_numpy().astype(float)
+    assert np.array_equal(kept, came * factor[0])
+
+
+def test_the_sample_by_the_way_of_all_data(store: Settings) -> None:
+    database.migrate()
+    warehouse.migrate()
+    files = sample.fetch()
+    ingest.load(sample.read, files)
+    steps: list[tuple[int, int]] = []
+    again = ingest.load(sample.read, files, progress=lambda *step: steps.append(step))
+    assert [(w.added, w.changed) for w in again.written] == [(0, 0)] * 5
+    assert again.quarantined == ()
+    assert steps[-1] == (len(files), len(files))
+
+
+def test_a_csv_and_its_mapping(own: Layout) -> None:
+    content = (
+        "when;flow;gauge;remark\n"
+        "2021-08-23T01:00:00-05:00;1.5;07331600;ice\n"
+        "2021-08-23T02:00:00-05:00;;07331600;\n"
+        "2021-08-23T03:00:00-05:00;-999;07331600;\n"
+        "2021-08-23T04:00:00-05:00;2.5;07331600;\n"
+    )
+    layout = replace(own, missing=(-999.0,), fields={**own.fields, "quality_code": "remark"})
+    rows = rows_of(content, layout)
+    assert rows["value"].to_pylist() == [1.5, 2.5]
+    assert rows["value_time"].to_pylist() == [START.replace(hour=6), START.replace(hour=9)]
+    assert rows["location_id"].to_pylist() == [f"{own.prefix}-07331600"] * 2
+    assert rows["quality_code"].to_pylist() == ["ice", None]
+    assert rows.schema.metadata == {b"missing": b"2"}
+
+
+def test_what_a_file_is_its_bytes_say_and_not_its_name(own: Layout) -> None:
+    expected = rows_of(CSV, own).drop_columns(["raw_file_id"])
+    packed, sink = io.BytesIO(), io.BytesIO()
+    import gzip
+
+    with gzip.GzipFile(fileobj=packed, mode="wb") as file:
+        file.write(CSV.encode())
+    plain = pa.table(
+        {
+            "when": [START + dt.timedelta(hours=h) for h in range(24)],
+            "flow": [h + 0.25 for h in range(24)],
+            "gauge": pa.array(["07331600"] * 24).dictionary_encode(),
+        }
+    )
+    pq.write_table(plain, sink)
+    for content in (packed.getvalue(), sink.getvalue(), netcdf()):
+        rows = rows_of(content, own, "renamed.csv").drop_columns(["raw_file_id"])
+        assert rows.sort_by("value_time").equals(expected), content[:4]
+
+
+def netcdf() -> bytes:
+    """The hours of the CSV, as a dataset of one station, packed in integers as CF has it."""
+    dataset = xr.Dataset(
+        {"flow": (("station", "when"), [[h + 0.25 for h in range(24)]], {"units": "m3 s-1"})},
+        {"when": [np.datetime64("2021-08-23T00", "ns") + np.timedelta64(h, "h") for h in range(24)],
+         "gauge": ("station", ["07331600"])},
+    )  # fmt: skip
+    packed = {"flow": {"dtype": "int32", "scale_factor": 0.25, "_FillValue": -1}}
+    return bytes(dataset.to_netcdf(engine="h5netcdf", encoding=packed))
+
+
+@pytest.mark.parametrize(
+    ("content", "change", "says"),
+    [
+        ("when,flow,gauge\n2021-08-23T01:00Z,abc,1\n", {}, "value cannot be read.*'abc'"),
+        ("when,flow,gauge\n23.8.2021,1,1\n", {}, "value_time cannot be read.*'23.8.2021'"),
+        ("when,flow,gauge\n2021-08-23 01:00,1,1\n", {}, "the times name no zone; say which"),
+        ("when,flow,gauge\n2021-08-23T01:00Z,1\n", {}, "Expected 3 columns, got 2"),
+        ("when,flow,gauge\n2021-08-23T01:00Z,1,1", {}, "its last line does not end"),
+        ("when,gauge\n2021-08-23T01:00Z,1\n", {}, "has no field 'flow' for value"),
+        ("a,b\n1,2\n", {}, "none of its fields is asked for: a, b"),
+        (CSV, {"fields": {"valu": "flow"}}, "no column 'valu' to map; did you mean 'value'"),
+        (CSV, {"table": "primary"}, "no table 'primary' for files; known: attributes"),
+        ("when,flow,gauge\n2021-11-07 01:30,1,1\n", {"timezone": "America/Chicago"}, "ambiguous"),
+        ("when,flow,gauge\n2021-03-14 02:30,1,1\n", {"timezone": "America/Chicago"}, "exist"),
+        ("when,flow,gauge\n2021-08-23 02:30,1,1\n", {"timezone": "Mars/North"}, "Mars/North"),
+    ],
+)
+def test_a_file_that_cannot_be_understood_says_why(
+    own: Layout, content: str, change: dict[str, object], says: str
+) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        rows_of(content, replace(own, **change))  # type: ignore[arg-type]
+
+
+def test_a_zone_with_summer_time(own: Layout) -> None:
+    content = "when,flow,gauge\n2021-11-07 00:30,1,1\n2021-11-07 02:30,2,1\n"
+    rows = rows_of(content, replace(own, timezone="America/Chicago"))
+    first, second = rows["value_time"].to_pylist()
+    assert second - first == dt.timedelta(hours=3)
+
+
+def test_numbers_with_decimals_are_no_names(own: Layout) -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"when": [START], "flow": [1.0], "gauge": [7331600.0]}), sink)
+    with pytest.raises(InvalidInput, match="numbers with decimals are no names"):
+        rows_of(sink.getvalue(), own)
+
+
+def test_places_by_longitude_and_latitude(store: Settings) -> None:
+    rows = rows_of("id,name,longitude,latitude\n07,A,-80.5,37.1\n", Layout("locations", prefix="x"))
+    assert rows["id"].to_pylist() == ["x-07"]
+    assert np.frombuffer(rows["geometry"][0].as_py()[5:]).tolist() == [-80.5, 37.1]
+
+
+def test_columns_are_those_of_the_warehouse() -> None:
+    ours = {"raw_file_id", "run_id", "longitude", "latitude"}
+    for name, columns in table.COLUMNS.items():
+        assert {*columns} - ours == {*TABLES[name].columns} - ours
+
+
+def parquet() -> bytes:
+    sink = io.BytesIO()
+    rows = {
+        "when": pa.array([START + dt.timedelta(hours=h) for h in range(24)]),
+        "flow": [h + 0.25 for h in range(24)],
+        "gauge": ["07331600"] * 24,
+    }
+    pq.write_table(pa.table(rows), sink, write_page_checksum=True, compression="zstd")
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("make", [CSV.encode, parquet, netcdf], ids=["csv", "parquet", "netcdf"])
+def test_a_damaged_file_is_an_error_or_gives_right_rows(
+    own: Layout, make: Callable[[], bytes]
+) -> None:
+    """Of text, a cut at the end of a line leaves right rows; a flipped byte is never UTF-8.
+
+    Parquet has checksums of its pages here. NetCDF-4 without a filter has none: a flipped byte of a
+    value cannot be known from the file, what landed is guarded by the registry's sha256.
+    """
+    content = make()
+    right = {(r["value_time"], r["value"]) for r in rows_of(content, own).to_pylist()}
+    assert len(right) == 24
+    refused = []
+    for what, bad in damaged(content):
+        if not bad:
+            continue  # nothing lands that is empty
+        try:
+            rows = rows_of(bad, own).to_pylist()
+        except InvalidInput as error:
+            refused.append(str(error))
+            continue
+        if not (make is netcdf and "flipped" in what):
+            assert {(r["value_time"], r["value"]) for r in rows} <= right, what
+    assert len(refused) >= 20
+    assert not any("\n" in said for said in refused)
+
+
+def test_one_damaged_file_does_not_keep_the_others_from_loading(own: Layout) -> None:
+    lines = ROWS.splitlines(keepends=True)
+    head = "when,flow,gauge\n"
+    good = [landed((head + "".join(lines[i : i + 8])).encode()) for i in (0, 8, 16)]
+    page = landed(f"<!DOCTYPE html><html>{own.prefix}</html>\n".encode())
+    read = partial(table.read, layout=own)
+    done = ingest.load(read, [good[0], page, *good[1:]])
+    assert [w.added for w in done.written] == [24]
+    (entry,) = done.quarantined
+    assert (entry.table, entry.raw_file_id) == (None, page.id)
+    assert "none of its fields is asked for" in entry.reason
+    again = ingest.load(read, [good[0], page, *good[1:]])
+    assert [(w.added, w.unchanged) for w in again.written] == [(0, 24)]
+    assert [e.id for e in again.quarantined] == [entry.id]
+
+    # The source is mended: it reads what it could not.
+    def mended(files: list[RawFile]) -> dict[str, pa.Table]:
+        return table.read([file for file in files if file.id != page.id], own)
+
+    assert ingest.load(mended, [good[0], page, *good[1:]]).quarantined == ()  # type: ignore[arg-type]
+    assert quarantine.show(entry.id)[0].released_at is not None
+
+
+def test_damage_of_the_stored_bytes_goes_to_quarantine(own: Layout) -> None:
+    from thalweg import storage
+
+    file = landed(CSV.replace("flow", own.prefix).encode())
+    storage.filesystem(file.uri).pipe_file(file.uri, b"something else")
+    read = partial(table.read, layout=replace(own, fields={**own.fields, "value": own.prefix}))
+    done = ingest.load(read, [file])
+    assert done.written == ()
+    assert "is damaged" in done.quarantined[0].reason
+
+
+def test_feet_in_place_of_metres(own: Layout) -> None:
+    """A level in feet is converted; a discharge in feet is none; feet said to be metres are."""
+    constants = {**own.constants, "variable_name": "stage_hourly_inst", "unit_name": "ft"}
+    head = "when,flow,gauge\n2021-08-23T01:00Z,10,07331600\n"
+    rows = rows_of(head, replace(own, constants=constants))
+    done = quarantine.admit({"primary_timeseries": rows})
+    assert [(c.unit, c.to, c.count) for c in done.converted] == [("ft", "m", 1)]
+    as_came = quarantine.admit({"primary_timeseries": rows}, units={})
+    assert as_came.converted == ()
+    constants["variable_name"] = "streamflow_hourly_inst"
+    rows = rows_of(head, replace(own, constants=constants))
+    (entry,) = quarantine.admit({"primary_timeseries": rows}).quarantined
+    assert "a unit that measures the variable, got ft" in entry.reason
+
+
+def test_the_command(own: Layout, tmp_path: Path) -> None:
+    file = tmp_path / "flow.csv"
+    file.write_text(CSV.replace("gauge\n", f"gauge,{own.prefix}\n", 1).replace("600\n", "600,x\n"))
+    options = [
+        "--map", "value_time=when", "--map", "value=flow", "--map", "location_id=gauge",
+        "--set", "unit_name=m^3/s", "--set", "configuration_name=own",
+        "--set", "variable_name=streamflow_hourly_inst", "--prefix", own.prefix,
+    ]  # fmt: skip
+    run = CliRunner().invoke
+    done = run(app, ["ingest", str(file), *options])
+    assert done.exit_code == 0, done.output
+    assert "24 rows added, 0 changed, 0 unchanged" in done.stdout
+    assert (
+        "0 rows added, 0 changed, 24 unchanged" in run(app, ["ingest", str(file), *options]).stdout
+    )
+    wrong = run(app, ["ingest", str(file), "--map", "value=flaw"])
+    assert wrong.exit_code == 1
+    assert "none of its fields is asked for: when, flow" in wrong.stdout.replace("\n", "")
+    with pytest.raises(InvalidInput, match="--map expects column=…, got 'value'"):
+        run(app, ["ingest", str(file), "--map", "value"], catch_exceptions=False)
+    with pytest.raises(NotFound, match="nothing is stored at"):
+        run(app, ["ingest", str(tmp_path / "none.csv")], catch_exceptions=False)
+    waiting = json.loads(run(app, ["quarantine", "list", "--json"]).stdout)
+    assert any(file.name in e["reason"] for e in waiting)

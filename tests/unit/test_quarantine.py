@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import datetime as dt
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+from thalweg import database, quarantine, raw, storage, warehouse
+from thalweg.cli import app
+from thalweg.database import new_id
+from thalweg.errors import InvalidInput, NotFound
+from thalweg.raw import RawFile
+from thalweg.settings import Settings
+from thalweg.warehouse.schema import TABLES
+
+START = dt.datetime(2021, 8, 23, tzinfo=dt.UTC)
+TIME = pa.timestamp("us", "UTC")
+NAME = "primary_timeseries"
+
+
+@pytest.fixture
+def location(store: Settings) -> str:
+    """A location that the warehouse does not know, and that no other test writes."""
+    database.migrate()
+    warehouse.migrate()
+    return f"usgs-{new_id()}"
+
+
+def observations(location: str, values: list[float], file: str, unit: str = "m^3/s") -> pa.Table:
+    n = len(values)
+    times = [START + dt.timedelta(hours=i) for i in range(n)]
+    return pa.table(
+        {
+            "value_time": pa.array(times, TIME),
+            "value": pa.array(values, pa.float64()),
+            "unit_name": [unit] * n,
+            "location_id": [location] * n,
+            "configuration_name": ["usgs_observations"] * n,
+            "variable_name": ["streamflow_hourly_inst"] * n,
+            "raw_file_id": [file] * n,
+        }
+    )
+
+
+def known(location: str) -> None:
+    warehouse.write("locations", pa.table({"id": [location]}))
+
+
+def stored(location: str) -> list[float]:
+    rows = warehouse.read(NAME, where=f"location_id = '{location}'").sort_by("value_time")
+    return rows["value"].to_pylist()
+
+
+def of(file: str) -> list[quarantine.Entry]:
+    return [e for e in quarantine.list(released=True) if e.raw_file_id == file]
+
+
+def landed(content: bytes, source: str = "usgs") -> RawFile:
+    return raw.land(source, "test", content, extension="json", url="https://example.org/x")
+
+
+def test_rows_wait_for_their_location_and_are_released_with_it(location: str) -> None:
+    file = new_id()
+    done = quarantine.admit({NAME: observations(location, [1.0, 2.0], file)})
+    (entry,) = done.quarantined
+    assert (entry.table, entry.count, entry.raw_file_id) == (NAME, 2, file)
+    assert entry.reason == (
+        f"location_id: expected what `locations` knows as id, got {location} (2 rows)"
+    )
+    assert str(entry).startswith("2 rows of primary_timeseries in quarantine: location_id")
+    assert stored(location) == []
+    rows = quarantine.show(entry.id)[1]
+    assert rows is not None
+    assert rows["value"].to_pylist() == [1.0, 2.0]
+
+    assert quarantine.retry(entry.id).quarantined[0].count == 2  # nothing was mended
+    known(location)
+    done = quarantine.retry(entry.id)
+    assert [w.added for w in done.written] == [2]
+    assert stored(location) == [1.0, 2.0]
+    (entry,) = of(file)
+    assert entry.released_at is not None
+    assert entry not in quarantine.list()
+    assert quarantine.retry(entry.id).written[0].added == 0  # again changes nothing
+
+
+def test_good_rows_pass_and_the_bad_ones_of_each_file_are_an_entry(location: str) -> None:
+    known(location)
+    files = [new_id(), new_id()]
+    rows = pa.concat_tables(
+        [
+            observations(location, [1.0, -2.0, 3.0, -4.0], files[0]),
+            observations(location, [9.0, 9.0, 9.0, 9.0], files[1], "cfs"),
+        ]
+    )
+    done = quarantine.admit({NAME: rows})
+    assert [(e.raw_file_id, e.count) for e in done.quarantined] == [(files[0], 2), (files[1], 4)]
+    assert stored(location) == [1.0, 3.0]
+    assert str(done).splitlines()[0] == ("primary_timeseries: 2 rows added, 0 changed, 0 unchanged")
+
+
+def test_the_same_rows_again_are_kept_once_and_others_join_them(location: str) -> None:
+    file = new_id()
+    rows = observations(location, [1.0, 2.0], file)
+    first = quarantine.admit({NAME: rows}).quarantined[0]
+    again = quarantine.admit({NAME: rows}).quarantined[0]
+    assert (again.id, again.count, again.uri) == (first.id, 2, first.uri)
+    more = observations(location, [1.0, 2.0, 3.0], file)
+    assert quarantine.admit({NAME: more}).quarantined[0].count == 3
+    other = observations(location + "-other", [4.0], file)
+    assert quarantine.admit({NAME: other}).quarantined[0].count == 4
+    assert len(of(file)) == 1
+    assert storage.read(first.uri)  # evidence is not taken away
+
+
+def test_only_what_is_good_now_is_released(location: str) -> None:
+    file = new_id()
+    rows = observations(location, [1.0, -2.0], file)
+    (entry,) = quarantine.admit({NAME: rows}).quarantined
+    known(location)
+    (left,) = quarantine.retry(entry.id).quarantined
+    assert (left.count, left.released_at) == (1, None)
+    assert left.reason == ("value: expected 0 to 500,000 m^3/s of streamflow, got -2.0 (1 rows)")
+    assert stored(location) == [1.0]
+    # The whole file once more: what waits still waits once.
+    assert quarantine.admit({NAME: rows}).quarantined[0].count == 1
+
+
+def test_a_unit_that_is_made_known_is_converted_on_release(location: str) -> None:
+    known(location)
+    unit = "gallon/minute"
+    done = quarantine.admit({NAME: observations(location, [1000.0], new_id(), unit)})
+    (entry,) = done.quarantined
+    assert "units" in entry.reason
+    warehouse.write("units", pa.table({"name": [unit]}))
+    done = quarantine.retry(entry.id)
+    assert [str(c) for c in done.converted] == [
+        "1 values of streamflow_hourly_inst converted from gallon/minute to m^3/s"
+    ]
+    assert stored(location) == pytest.approx([0.0630901964], rel=1e-9)
+
+
+def test_a_released_row_never_replaces_one_of_a_later_file(location: str) -> None:
+    files = sorted(new_id() for _ in range(3))
+    unit = f"furlong^3/{location[-4:]}"  # no unit at all, until somebody says it is
+    known(location)
+    quarantine.admit({NAME: observations(location, [1.0], files[0])})
+    late = observations(location, [2.0], files[1], unit)
+    (entry,) = quarantine.admit({NAME: late}).quarantined
+    quarantine.admit({NAME: observations(location, [3.0], files[2])})
+    mended = late.set_column(2, "unit_name", pa.array(["m^3/s"]))
+    written = warehouse.write(NAME, mended, replace="older")
+    assert (written.added, written.changed) == (0, 0)
+    assert stored(location) == [3.0]
+    # but it corrects an earlier one
+    newest = observations(location, [4.0], new_id())
+    assert warehouse.write(NAME, newest, replace="older").changed == 1
+    assert stored(location) == [4.0]
+    assert quarantine.retry(entry.id).quarantined[0].count == 1
+
+
+def test_rows_without_a_raw_file_are_kept_by_what_they_are(location: str) -> None:
+    rows = pa.table({"primary_location_id": [location], "secondary_location_id": ["nwm30-1"]})
+    first = quarantine.admit({"location_crosswalks": rows}).quarantined[0]
+    again = quarantine.admit({"location_crosswalks": rows}).quarantined[0]
+    assert (first.id, first.count, first.raw_file_id) == (again.id, 1, None)
+    known(location)
+    assert quarantine.retry(first.id).written[0].added == 1
+
+
+def test_tables_that_others_refer_to_come_first(location: str) -> None:
+    tables = {
+        NAME: observations(location, [1.0], new_id()),
+        "locations": pa.table({"id": [location]}),
+    }
+    done = quarantine.admit(tables)
+    assert [w.table for w in done.written] == ["locations", NAME]
+    assert done.quarantined == ()
+    assert str(quarantine.admit({})) == "nothing to write"
+    with pytest.raises(NotFound, match="unknown table"):
+        quarantine.admit({"primary": tables[NAME]})
+
+
+def test_a_whole_file_is_kept_once_and_read_again(location: str) -> None:
+    file = landed(f"<html>{location}</html>".encode())
+    first = quarantine.keep_file(file, "no JSON")
+    assert quarantine.keep_file(file, "still no JSON").id == first.id
+    (entry,) = of(file.id)
+    assert (entry.table, entry.reason, entry.uri) == (None, "still no JSON", file.uri)
+    assert quarantine.show(entry.id)[1] is None
+    with pytest.raises(InvalidInput):
+        quarantine.retry(entry.id)
+    assert of(file.id)[0].released_at is None
+    quarantine.release([file.id])
+    assert of(file.id)[0].released_at is not None
+
+
+def test_a_source_that_needs_to_be_told_more_says_so(location: str) -> None:
+    file = landed(location.encode(), source="table")
+    entry = quarantine.keep_file(file, "no table")
+    with pytest.raises(InvalidInput, match="without being told layout: ingest it again"):
+        quarantine.retry(entry.id)
+
+
+def test_many_keep_the_rows_of_one_file_at_the_same_time(location: str) -> None:
+    file = new_id()
+
+    def work(hour: int) -> None:
+        rows = observations(location, [float(hour)] * (hour + 1), file)
+        quarantine.admit({NAME: rows.slice(hour)})
+
+    with ThreadPoolExecutor(4) as pool:
+        [*pool.map(work, range(8))]
+    (entry,) = of(file)
+    rows = quarantine.show(entry.id)[1]
+    assert rows is not None
+    assert sorted(rows["value"].to_pylist()) == [float(i) for i in range(8)]
+
+
+def test_an_id_that_there_is_not(location: str) -> None:
+    with pytest.raises(NotFound, match="nothing in quarantine has the id 'x'"):
+        quarantine.show("x")
+    with pytest.raises(NotFound, match="nothing in quarantine has the id '%'"):
+        quarantine.show("%")
+
+
+def test_rows_come_back_as_they_were(location: str) -> None:
+    """Also those that have NaN, null and times before 1677, which nanoseconds cannot say."""
+    old = dt.datetime(1600, 1, 1, tzinfo=dt.UTC)
+    rows = observations(location, [float("nan"), 2.0], new_id())
+    rows = rows.set_column(0, "value_time", pa.array([old, None], TIME))
+    (entry,) = quarantine.admit({NAME: rows}).quarantined
+    kept = quarantine.show(entry.id)[1]
+    assert kept is not None
+    assert kept["value_time"].to_pylist() == [old, None]
+    assert str(kept["value"].to_pylist()) == "[nan, 2.0]"
+    assert kept.column_names == [*TABLES[NAME].columns, "reason"]
+
+
+def test_the_commands(location: str) -> None:
+    run = CliRunner().invoke
+    file = new_id()
+    quarantine.admit({NAME: observations(location, [1.0, 2.0], file)})
+    (entry,) = of(file)
+    listed = json.loads(run(app, ["quarantine", "list", "--json"]).stdout)
+    assert [e["count"] for e in listed if e["id"] == entry.id] == [2]
+    assert entry.id[:8] in run(app, ["quarantine", "list"]).stdout
+    shown = run(app, ["quarantine", "show", entry.id[:8]]).stdout
+    assert file in shown
+    rows = json.loads(run(app, ["quarantine", "show", entry.id, "--json"]).stdout)["rows"]
+    assert [row["value"] for row in rows] == [1.0, 2.0]
+    known(location)
+    done = run(app, ["quarantine", "retry", entry.id])
+    assert done.exit_code == 0
+    assert "2 rows added" in done.stdout
+    assert "released" in done.stdout
