@@ -5,7 +5,7 @@ A catalogue names the code that opens its entries: open only catalogues that you
 
 >>> from thalweg import open_catalog
 >>> list(open_catalog())
-['raw', 'warehouse', 'public']
+['raw', 'warehouse', 'gridded', 'public']
 >>> open_catalog()["warehouse"]["metrics"].read()  # doctest: +SKIP
 """
 
@@ -29,6 +29,7 @@ from thalweg.settings import Settings, load
 __all__ = [
     "Check",
     "Entry",
+    "GriddedFields",
     "IcebergTable",
     "PublicZarr",
     "RawFiles",
@@ -95,6 +96,29 @@ class RawFiles(BaseReader):  # type: ignore[misc]
         return pa.Table.from_pylist(
             [{name: getattr(file, name) for name in REGISTRY.names} for file in files], REGISTRY
         )
+
+
+class GriddedFields(BaseReader):  # type: ignore[misc]
+    """A repository of fields, opened lazily, now or as it was."""
+
+    output_instance = "xarray:Dataset"
+
+    def _read(self, name: str, **options: Any) -> Any:
+        """Fields, as `thalweg.gridded.open(name, level, snapshot=…)` gives them."""
+        from thalweg import gridded
+
+        return gridded.open(name, **options)
+
+    def discover(self, **options: Any) -> Any:
+        """The fields of the first type of level; none where nothing was written yet."""
+        import xarray
+
+        from thalweg import gridded
+
+        name = self.kwargs["name"]
+        if name not in gridded.names():
+            return xarray.Dataset()
+        return gridded.open(name, **({"level": gridded.levels(name)[0]} | options))
 
 
 class PublicZarr(BaseReader):  # type: ignore[misc]
@@ -179,7 +203,8 @@ def check(entry: Entry) -> Check:
     started = time.perf_counter()
     try:
         found = entry.reader.discover()
-        seen = f"{len(found)} variables" if entry.is_public else f"{found.num_columns} columns"
+        is_table = isinstance(found, pa.Table)
+        seen = f"{found.num_columns} columns" if is_table else f"{len(found)} variables"
         state, message = "ok", seen
     except Unavailable as error:
         state, message = "unreachable", str(error)

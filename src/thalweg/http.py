@@ -130,7 +130,7 @@ class Client:
             raise InvalidInput(f"cannot ask for {url}: {error}") from None
         if request.url.userinfo:
             raise InvalidInput(f"a password is no part of a URL ({request.url.host}): use `keys`")
-        if part and not 0 <= part[0] < (part[1] or part[0] + 1):
+        if part and not (part[0] >= 0 and (part[1] is None or part[0] < part[1])):
             raise InvalidInput(f"{url}: bytes {part[0]} to {part[1]} are no part of a file")
         download = _Download(request, part, kind, progress)
         retrying = tenacity.Retrying(

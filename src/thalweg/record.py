@@ -21,7 +21,7 @@ def current_run_id() -> str | None:
 
 def note(
     direction: Literal["read", "wrote"],
-    kind: Literal["raw", "table"],
+    kind: Literal["raw", "table", "gridded"],
     name: str,
     version: str,
     rows: int | None = None,

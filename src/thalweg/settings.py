@@ -43,6 +43,7 @@ class Settings:
     )
     raw_uri: str = setting("s3://raw", "where raw files land")
     runs_uri: str = setting("s3://runs", "where executed notebooks are kept")
+    gridded_uri: str = setting("s3://gridded", "where repositories of fields are kept")
     warehouse: str = setting("thalweg", "name of the PyIceberg catalogue that holds the tables")
     public_endpoint: str = setting(
         "https://s3.us-east-1.amazonaws.com", "S3 endpoint of the public open-data buckets"
@@ -50,6 +51,22 @@ class Settings:
     nwm_uri: str = setting("s3://noaa-nwm-pds", "bucket of National Water Model output")
     usgs_url: str = setting(
         "https://waterservices.usgs.gov/nwis", "base URL of the USGS water services"
+    )
+    usgs_api_url: str = setting(
+        "https://api.waterdata.usgs.gov/ogcapi/v1", "base URL of the USGS Water Data API"
+    )
+    ifs_url: str = setting(
+        "https://data.ecmwf.int/forecasts", "base URL of ECMWF's open data, or of a mirror"
+    )
+    gfs_url: str = setting(
+        "https://noaa-gfs-bdp-pds.s3.amazonaws.com", "base URL of NOAA's GFS output"
+    )
+    nam_url: str = setting("https://noaa-nam-pds.s3.amazonaws.com", "base URL of NOAA's NAM output")
+    cds_url: str = setting(
+        "https://cds.climate.copernicus.eu/api", "Copernicus' Climate Data Store (ERA5)"
+    )
+    ads_url: str = setting(
+        "https://ads.atmosphere.copernicus.eu/api", "Copernicus' Atmosphere Data Store (CAMS)"
     )
 
     @property

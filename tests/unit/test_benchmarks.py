@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import cases, report  # noqa: E402
-from benchmarks.cases import memory, run, start  # noqa: E402
+from benchmarks.cases import commits, load, memory, read, run, start  # noqa: E402
+from thalweg.warehouse import Upkeep  # noqa: E402
 
 
 def row(table: report.Table, about: str) -> list[str]:
@@ -60,6 +61,38 @@ def test_overhead_of_a_run():
     aims, times = run.tables({run.PAPERMILL: [2, 2, 9], run.OURS: [1.5, 2.5, 2.3]})
     assert aims.lines[0][1:] == ["10 %", "15 %", "**no**"]
     assert row(times, run.OURS)[1:] == ["3", "2.3 (1.5 to 2.5)", "1.15"]
+
+
+def test_loads_are_held_against_the_bare_append_and_teehr():
+    seconds = {load.BARE: [1.0, 1.0, 2.0], load.FIRST: [1.4, 1.6, 1.6], load.AGAIN: [0.5]}
+    aims, times, memory = load.tables({load.SMALL: load.Load(1_752_000, seconds, 2_000_000_000)})
+    assert row(aims, "1.75 million: Thalweg / PyIceberg alone")[1:] == ["2", "1.6", "yes"]
+    teehr = row(aims, "1.75 million: Thalweg, tenth of TEEHR's time")
+    assert teehr[1:] == ["1.5 s", "1.6 s", "**no**"]
+    assert row(times, "1.75 million: Thalweg, the same again")[1:] == ["1", "0.5", "0.50"]
+    assert row(times, "1.75 million: TEEHR 0.8, quoted")[1:] == ["", "15.0", ""]
+    assert row(memory, "1.75 million")[1:] == ["2.0"]
+
+
+def test_a_part_of_a_large_table_is_read_by_name():
+    aims, times = read.tables({read.BARE: [0.1, 0.2], read.BY_NAME: [0.18], read.SQL: [0.3]})
+    assert row(aims, "by catalogue name / PyIceberg alone")[1:] == ["1.1", "1.2", "**no**"]
+    assert row(times, read.SQL)[1:] == ["1", "300.0", "2.00"]
+
+
+def test_reads_after_many_commits():
+    states = (commits.ONE, commits.MANY, commits.JOINED, commits.ENDED)
+    reads = dict(zip(states, ([0.1], [0.9], [0.3], [0.2]), strict=True))
+    joined = Upkeep("t", 20, 2, 9_000_000, 1_000_000, 21, 0, (), 0, dry_run=False)
+    ended = Upkeep("t", 2, 2, 1_000_000, 1_000_000, 21, 20, ("a", "b"), 8_000_000, dry_run=False)
+    aims, table, cost, done = commits.tables(
+        commits.Commits([0.1] * 10 + [0.3] * 10, reads, reads, [4.0, 2.0], [joined, ended])
+    )
+    assert aims.lines[0][1:] == ["2", "2", "yes"]
+    assert row(table, "20 hourly commits")[1:] == ["900.0", "900.0", "9.00"]
+    assert row(cost, "the last 2")[1:] == ["300.0 (300.0 to 300.0)"]
+    assert row(done, commits.JOINED)[1:] == ["4.0", "20 to 2", "9.0 to 1.0", "0", "0", "0.0"]
+    assert row(done, commits.ENDED)[1:] == ["2.0", "2 to 2", "1.0 to 1.0", "20", "2", "8.0"]
 
 
 def test_tables_are_written_between_their_marks_alone(tmp_path):

@@ -32,7 +32,7 @@ def filled(store: Settings) -> Settings:
 
 def test_the_names_of_the_hub() -> None:
     found = thalweg.open_catalog()
-    assert list(found) == ["raw", "warehouse", "public"]
+    assert list(found) == ["raw", "warehouse", "gridded", "public"]
     assert set(found["warehouse"]) == set(warehouse.names())
     assert found.warehouse.metrics.metadata["units"]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import io
 import os
 from pathlib import Path
@@ -10,13 +11,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import s3fs
+import xarray as xr
+from damage import damaged
+from on_disk import raw_file
+from zarr.storage import FsspecStore
 
 from thalweg import database, raw, warehouse
 from thalweg.errors import InvalidInput, NotFound, Unavailable
+from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
 from thalweg.sources import nwm, usgs
 
 BUCKET = "noaa-nwm-pds"
+URL = "s3://b/nwm.20210823/analysis_assim/nwm.t13z.analysis_assim.channel_rt.tm00.conus.nc"
 START, END = "2021-08-23T13:00", "2021-08-24T17:00"
 
 
@@ -181,6 +188,238 @@ def test_a_forecast_has_issue_time_and_member(
     assert {r["configuration_name"] for r in series} == {"nwm21_medium_range"}
 
 
+def test_an_ensemble_is_all_its_members(
+    noaa: Settings, route_link: bytes, shared_data: Path
+) -> None:
+    """Members 1, 2 and 7 of a medium range and 4 of a long range, made from an analysis."""
+    folder = shared_data / "nwm_usgs_lower_colorado" / "channel_forcing"
+    path = folder / "202108231300.CHRTOUT_DOMAIN1"
+    crosswalk = nwm.crosswalk(route_link)[1]
+    store = s3fs.S3FileSystem()
+    wanted = {"medium_range": ["1", "2", "7"], "long_range": ["4"]}
+    for name, members in wanted.items():
+        for member in members:
+
+            def issue(file: h5py.File, member: str = member) -> None:
+                file["reference_time"][0] = file["time"][0] - 6 * 60
+                file["streamflow"][:] = int(member)
+
+            made = edited(path.read_bytes(), issue)
+            key = f"nwm.20220101/{name}_mem{member}/nwm.t06z.{name}.channel_rt_{member}"
+            store.pipe_file(f"{BUCKET}/{key}.f006.conus.nc", made)
+        files = nwm.fetch("2022-01-01", "2022-01-02", configuration=name)
+        assert [f.dataset for f in files] == [f"{name}_mem{member}" for member in members]
+        series = nwm.read(files, crosswalk)["secondary_timeseries"]
+        assert series.num_rows == 76 * len(members)
+        assert set(series["configuration_name"].to_pylist()) == {f"nwm30_{name}"}
+        found = series.group_by(["member", "value"]).aggregate([]).sort_by("member")
+        assert found["member"].to_pylist() == members
+        assert found["value"].to_pylist() == pytest.approx([int(m) / 100 for m in members])
+    with pytest.raises(NotFound, match=r"none of 240 files .*t00z\.medium_range\.channel_rt_1\."):
+        nwm.fetch("2022-02-01T00", "2022-02-01T06", configuration="medium_range")
+
+
+def test_files_are_asked_for_by_the_names_that_noaa_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, list[str]] = {}
+
+    def note(source: str, dataset: str, wanted: list, *others: object) -> list:
+        asked[dataset] = [each.uri.removeprefix("s3://noaa-nwm-pds/") for each in wanted]
+        return []
+
+    monkeypatch.setattr(nwm, "fetch_objects", note)
+    for name in nwm.CONFIGURATIONS:
+        nwm.fetch("2025-12-12", "2025-12-13", configuration=name)
+    counts = {name: len(files) for name, files in asked.items()}
+    members = {f"medium_range_mem{i}": 4 * 204 for i in range(2, 8)}
+    members |= {f"long_range_mem{i}": 4 * 120 for i in range(1, 5)}
+    assert counts == {
+        "analysis_assim": 24,
+        "analysis_assim_extend": 28,
+        "short_range": 24 * 18,
+        "medium_range_mem1": 4 * 240,
+        "medium_range_blend": 4 * 240,
+        "medium_range_no_da": 4 * 80,
+    } | members  # fmt: skip
+    for folder, name in {
+        "analysis_assim": "nwm.t12z.analysis_assim.channel_rt.tm00.conus.nc",
+        "analysis_assim_extend": "nwm.t16z.analysis_assim_extend.channel_rt.tm27.conus.nc",
+        "short_range": "nwm.t23z.short_range.channel_rt.f018.conus.nc",
+        "medium_range_mem2": "nwm.t00z.medium_range.channel_rt_2.f003.conus.nc",
+        "medium_range_mem7": "nwm.t12z.medium_range.channel_rt_7.f204.conus.nc",
+        "medium_range_blend": "nwm.t06z.medium_range_blend.channel_rt.f240.conus.nc",
+        "medium_range_no_da": "nwm.t18z.medium_range_no_da.channel_rt.f003.conus.nc",
+        "long_range_mem1": "nwm.t00z.long_range.channel_rt_1.f006.conus.nc",
+    }.items():
+        assert f"nwm.20251212/{folder}/{name}" in asked[folder]
+
+
+def as_version_2(file: h5py.File) -> None:
+    """As NWM 2.0 wrote it: other text of units, 32-bit ids, one of two marks for fill values."""
+    file.attrs["NWM_version_number"] = np.bytes_(b"v2.0")
+    file.attrs["code_version"] = np.bytes_(b"v5.1.0-alpha11")
+    file["time"].attrs["units"] = np.bytes_(b"minutes since 1970-01-01 00:00:00 UTC")
+    ids = file["feature_id"][()].astype("int32")
+    del file["feature_id"]
+    file["feature_id"] = ids
+    del file["streamflow"].attrs["_FillValue"]
+
+
+def as_unpacked(file: h5py.File) -> None:
+    """As a tool writes it that has unpacked the values: no scale factor is left to apply."""
+    packed = file["streamflow"]
+    values = np.where(packed[()] == -999900, np.nan, packed[()] / 100)
+    del file["streamflow"]
+    file["streamflow"] = values
+    file["streamflow"].attrs["units"] = np.bytes_(b"m3 s-1")
+
+
+@pytest.mark.parametrize(("edit", "version"), [(as_version_2, "nwm20"), (as_unpacked, "nwm30")])
+def test_values_are_the_same_however_a_version_keeps_them(
+    tmp_path: Path, shared_data: Path, edit: object, version: str
+) -> None:
+    path = shared_data / "nwm_usgs_lower_colorado/channel_forcing/202108231300.CHRTOUT_DOMAIN1"
+    with h5py.File(path) as file:
+        ids, packed = file["feature_id"][()], file["streamflow"][()]
+    pairs = pa.table({"secondary_location_id": [f"{version}-{i}" for i in ids]})
+    file = raw_file(tmp_path, edited(path.read_bytes(), edit), URL, "nwm", "analysis_assim")
+    rows = nwm.read([file], pairs)["secondary_timeseries"]
+    # Of the 11,248 reaches 341 have no value in this hour.
+    present = packed != -999900
+    assert rows.schema.metadata == {b"missing": b"341"}
+    assert rows["location_id"].to_pylist() == [f"{version}-{i}" for i in ids[present]]
+    np.testing.assert_allclose(rows["value"], packed[present] / 100, rtol=1e-15)
+    assert rows["value_time"].unique().to_pylist() == [dt.datetime(2021, 8, 23, 13, tzinfo=dt.UTC)]
+
+
+@pytest.fixture
+def store_of_noaa(noaa: Settings, shared_data: Path) -> xr.Dataset:
+    """The Zarr store of the retrospective, in form: the 28 real hours, moved to a turn of the year.
+
+    As NOAA's: 32-bit packed streamflow, whole hours since 1979, Zarr 2 with consolidated metadata;
+    only the chunks are smaller.
+    """
+    folder = shared_data / "nwm_usgs_lower_colorado" / "channel_forcing"
+    with xr.set_options(keep_attrs=True):
+        hours = [
+            xr.open_dataset(path, decode_cf=False, engine="h5netcdf")[["streamflow"]]
+            for path in sorted(folder.iterdir())
+        ]
+    flow = np.stack([hour["streamflow"].values for hour in hours])
+    flow[20, :] = -999900
+    times = np.array(["2021-12-31T13", "1979-02-01T01"], "datetime64[h]").astype(int)
+    first = int(times[0] - times[1])
+    attrs = {k: hours[0]["streamflow"].attrs[k] for k in ("units", "missing_value", "long_name")}
+    attrs |= {"scale_factor": 0.009999999776482582, "add_offset": 0.0, "_FillValue": -999900}
+    made = xr.Dataset(
+        {"streamflow": (("time", "feature_id"), flow, attrs)},
+        {
+            "time": ("time", np.arange(first, first + 28), {
+                "units": "hours since 1979-02-01T01:00:00", "calendar": "proleptic_gregorian",
+            }),
+            "feature_id": ("feature_id", hours[0]["feature_id"].values.astype("int64")),
+        },
+        {"TITLE": "OUTPUT FROM WRF-Hydro v5.3.0-alpha1", "code_version": "v5.3.0-alpha1"},
+    )  # fmt: skip
+    files = s3fs.S3FileSystem(use_listings_cache=False)
+    url = nwm.STORES["nwm30"]
+    files.mkdirs(url.removeprefix("s3://").split("/")[0], exist_ok=True)
+    made.to_zarr(
+        FsspecStore.from_mapper(files.get_mapper(url)), mode="w", zarr_format=2, consolidated=True,
+        encoding={"streamflow": {"chunks": (10, 3000)}},
+    )  # fmt: skip
+    return made
+
+
+def test_the_retrospective_is_read_by_reach(
+    store_of_noaa: xr.Dataset, route_link: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crosswalk = nwm.crosswalk(route_link)[1]
+    reaches = [name.split("-")[1] for name in crosswalk["secondary_location_id"].to_pylist()]
+    seen: list[tuple[int, int]] = []
+    files = nwm.retrospective(
+        reaches, "2021-12-31T14", "2023-01-01", progress=lambda *step: seen.append(step)
+    )
+    assert seen == [(1, 2), (2, 2)]
+    assert [f.valid_from.isoformat()[:13] for f in files] == ["2021-12-31T14", "2022-01-01T00"]
+    assert files[1].url.startswith(f"{nwm.STORES['nwm30']}?feature_id=")
+    # The first file holds what the store holds, as it holds it.
+    with xr.open_dataset(io.BytesIO(raw.read(files[0])), decode_cf=False) as kept:
+        columns = kept["feature_id"].values
+        same = store_of_noaa["streamflow"].sel(feature_id=columns).isel(time=slice(1, 11))
+        np.testing.assert_array_equal(kept["streamflow"], same)
+        assert kept["streamflow"].dtype == np.dtype("int32")
+        assert kept.attrs["code_version"] == "v5.3.0-alpha1"
+
+    tables = nwm.read(files, crosswalk)
+    assert tables["configurations"]["name"].to_pylist() == ["nwm30_retrospective"]
+    rows = tables["secondary_timeseries"]
+    # Of 27 hours one is all fill values.
+    assert (rows.num_rows, rows.schema.metadata) == (26 * 76, {b"missing": b"76"})
+    assert rows["reference_time"].null_count == rows.num_rows
+    expected = {
+        (f"nwm30-{reach}", int(hour)): value / 100
+        for hour, values in zip(
+            store_of_noaa["time"].values, store_of_noaa["streamflow"].values, strict=True
+        )
+        for reach, value in zip(store_of_noaa["feature_id"].values, values, strict=True)
+    }
+    since = dt.datetime(1979, 2, 1, 1, tzinfo=dt.UTC)
+    for row in rows.to_pylist():
+        hour = (row["value_time"] - since) // dt.timedelta(hours=1)
+        assert row["value"] == pytest.approx(expected[row["location_id"], hour], abs=1e-12)
+
+    # Asked again, nothing is read; read again, the bytes are the same and are kept once.
+    assert nwm.retrospective(reaches, "2021-12-31T14", "2023-01-01") == files
+    monkeypatch.setattr(raw, "find", lambda *_: [])
+    assert nwm.retrospective(reaches, "2021-12-31T14", "2023-01-01") == files
+
+
+def test_what_the_retrospective_lacks_is_said(store_of_noaa: xr.Dataset) -> None:
+    reach = int(store_of_noaa["feature_id"][0])
+    usual = {"feature_ids": [reach], "start": "2021-12-31", "end": "2022-01-02"}
+    gone = load(public_endpoint="http://127.0.0.1:9")
+    cases: list[tuple[dict[str, object], type[Exception], str]] = [
+        ({"feature_ids": []}, InvalidInput, "no reaches"),
+        ({"feature_ids": ["nwm30-101"]}, InvalidInput, "not the number of a reach"),
+        ({"version": "nwm3"}, InvalidInput, "did you mean 'nwm30'"),
+        ({"version": "nwm21"}, NotFound, "nothing is stored at s3://noaa-nwm-retrospective-2-1"),
+        ({"feature_ids": [12]}, NotFound, r"has no reach \[12\]"),
+        ({"start": "1950-01-01", "end": "1951-01-01"}, NotFound, "has values from 2021-12-31T13"),
+        ({"settings": gone}, Unavailable, "does not give s3://noaa-nwm-retrospective-3-0"),
+    ]
+    for asked, error, says in cases:
+        with pytest.raises(error, match=says):
+            nwm.retrospective(**(usual | asked))  # type: ignore[arg-type]
+
+
+def rows_of(file: RawFile, crosswalk: pa.Table) -> pa.Table | None:
+    """What is read of a file, apart from its id; None if it is refused."""
+    try:
+        return nwm.read([file], crosswalk)["secondary_timeseries"].drop_columns("raw_file_id")
+    except InvalidInput:
+        return None
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path, shared_data: Path, route_link: bytes) -> None:
+    """Cut, it never gives a row. A flipped byte outside the values (HDF5 checks those alone, by
+    their compression) cannot be known here: raw files have a checksum for this.
+    """
+    path = shared_data / "nwm_usgs_lower_colorado/channel_forcing/202108231300.CHRTOUT_DOMAIN1"
+    crosswalk = nwm.crosswalk(route_link)[1]
+    refused = 0
+    for what, content in damaged(path.read_bytes()):
+        rows = rows_of(raw_file(tmp_path, content, URL, "nwm", "analysis_assim"), crosswalk)
+        assert rows is None or "flipped" in what, what
+        refused += rows is None
+    assert refused >= 23
+    for what, content in damaged(route_link):
+        try:
+            nwm.crosswalk(content)
+        except InvalidInput:
+            continue
+        assert "flipped" in what, what
+
+
 def test_what_is_not_there_is_said(noaa: Settings) -> None:
     with pytest.raises(NotFound, match=r"none of 24 files is there; .*nwm\.20210101/analysis"):
         nwm.fetch("2021-01-01", "2021-01-02")
@@ -213,8 +452,7 @@ def test_a_file_of_another_kind_is_refused(
 ) -> None:
     folder = shared_data / "nwm_usgs_lower_colorado" / "channel_forcing"
     content = damage((folder / "202108231300.CHRTOUT_DOMAIN1").read_bytes())  # type: ignore[operator]
-    url = "s3://b/nwm.20210823/analysis_assim/nwm.t13z.analysis_assim.channel_rt.tm00.conus.nc"
-    file = raw.land("nwm", "damaged", content, extension="nc", url=url)
+    file = raw.land("nwm", "damaged", content, extension="nc", url=URL)
     with pytest.raises(InvalidInput, match=says):
         nwm.read([file], nwm.crosswalk(route_link)[1])
 

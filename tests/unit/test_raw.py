@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from typer.testing import CliRunner
 
 from thalweg import database, raw, storage
+from thalweg.cli import app
 from thalweg.database import RunRow, RunUse, new_id
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.settings import Settings
@@ -99,3 +102,69 @@ def test_a_run_is_on_record(dataset: str, monkeypatch: pytest.MonkeyPatch) -> No
             ("wrote", "raw", dataset, file.id),
             ("read", "raw", dataset, file.id),
         ]
+
+
+def test_verify_tells_what_is_there_from_what_landed(dataset: str) -> None:
+    whole, changed, gone = (land(dataset, content) for content in (b"1" * 2**20, b"2", b"3"))
+    storage.filesystem(changed.uri).pipe_file(changed.uri, b"23")
+    storage.filesystem(gone.uri).rm_file(gone.uri)
+    seen: list[tuple[int, int]] = []
+    verified = raw.verify(raw.find("test", dataset), lambda *at: seen.append(at))
+    assert [(each.file, each.state) for each in verified] == [
+        (whole, "ok"), (changed, "damaged"), (gone, "missing"),
+    ]  # fmt: skip
+    assert "holds 2 bytes" in verified[1].message
+    assert "1 bytes" in verified[1].message
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_verify_reads_files_that_are_larger_than_a_block(dataset: str) -> None:
+    content = bytes(range(256)) * (raw.BLOCK // 128) + b"end"
+    file = land(dataset, content)
+    assert [each.state for each in raw.verify([file])] == ["ok"]
+    storage.filesystem(file.uri).pipe_file(file.uri, content[:-1] + b"D")
+    assert [each.state for each in raw.verify([file])] == ["damaged"]
+
+
+def test_a_store_that_does_not_answer_says_nothing_about_files(
+    dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = land(dataset)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("no")
+
+    monkeypatch.setattr(type(storage.filesystem(file.uri)), "open", refuse)
+    assert [each.state for each in raw.verify([file])] == ["unreadable"]
+
+
+def test_a_file_by_a_part_of_its_id(dataset: str) -> None:
+    first, second = land(dataset, b"1"), land(dataset, b"2")
+    assert raw.get(first.id[-12:]) == raw.get(first.id) == first
+    assert raw.find("test", dataset, limit=1) == [second]
+    with pytest.raises(NotFound, match="`thalweg raw list` shows the newest"):
+        raw.get("nothing")
+    with pytest.raises(InvalidInput, match="several raw files"):
+        raw.get("0")
+
+
+def call(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["raw", *arguments], catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def test_the_commands(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    file = land(dataset, headers={"etag": '"[/1]"'})
+    assert file.id[-12:] in call("list", "--dataset", dataset)
+    assert json.loads(call("list", "--dataset", dataset, "--json"))[0]["sha256"] == file.sha256
+    shown = call("show", file.id[-12:])
+    assert '"[/1]"' in shown
+    assert file.uri in shown
+    assert json.loads(call("show", file.id, "--json"))["state"] == "ok"
+    assert "1 of 1 files (5 bytes) as landed" in call("verify", "--dataset", dataset)
+    storage.filesystem(file.uri).pipe_file(file.uri, b"wat")
+    assert "damaged" in call("verify", "--dataset", dataset, code=1)
+    (wrong,) = json.loads(call("verify", "--dataset", dataset, "--json", code=1))["wrong"]
+    assert (wrong["state"], wrong["file"]["id"]) == ("damaged", file.id)

@@ -1,22 +1,31 @@
 from __future__ import annotations
 
+import io
 import json
+import struct
+import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import dataretrieval.rdb
+import dataretrieval.waterdata
+import h5py
+import pandas as pd
 import pyarrow as pa
 import pytest
+from damage import ERROR_PAGE, damaged
 
-from thalweg import database, raw, storage, warehouse
+from thalweg import database, ingest, raw, storage, warehouse
 from thalweg.database import new_id
 from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.settings import Settings, load
 from thalweg.sources import usgs
 
-CUBIC_FOOT = 0.028316846592
+RECORDED = "usgs_recorded_responses"
 TWO_SITES = ["01646500", "02458502"]
 
 
@@ -26,11 +35,15 @@ class Service:
     def __init__(self) -> None:
         self.answers: list[tuple[int, dict[str, str], bytes]] = []
         self.queries: list[dict[str, list[str]]] = []
+        self.paths: list[str] = []
+        self.keys: list[str | None] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.queries.append(parse_qs(urlsplit(self.path).query))
+                outer.paths.append(urlsplit(self.path).path)
+                outer.keys.append(self.headers.get("X-Api-Key"))
                 some = outer.answers
                 status, headers, body = some.pop(0) if len(some) > 1 else some[0]
                 self.send_response(status)
@@ -43,7 +56,8 @@ class Service:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}/nwis"
+        self.root = f"http://127.0.0.1:{self.server.server_port}"
+        self.url = f"{self.root}/nwis"
 
     def answer(self, body: bytes, status: int = 200, **headers: str) -> None:
         kind = {"Content-Type": "application/json;charset=UTF-8"}
@@ -55,7 +69,10 @@ def service(store: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servic
     database.migrate()
     served = Service()
     monkeypatch.setenv("THALWEG_USGS_URL", served.url)
-    monkeypatch.setattr("thalweg.sources.usgs.FIRST_WAIT", 0.01)
+    monkeypatch.setenv("THALWEG_USGS_API_URL", f"{served.root}/ogcapi/v1")
+    monkeypatch.delenv("API_USGS_PAT", raising=False)
+    monkeypatch.setattr("thalweg.sources.usgs.FIRST_WAIT", 0.001)
+    monkeypatch.setattr("thalweg.sources.usgs.REQUESTS_PER_SECOND", None)
     yield served
     served.server.shutdown()
     served.server.server_close()
@@ -65,6 +82,28 @@ def service(store: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servic
 def potomac(shared_data: Path) -> bytes:
     """A recorded answer: 92 values of 01646500 and 94 of 02458502, 23 and 24 on the hour."""
     return (shared_data / "nwis_and_crosswalk" / "nwis_test_data.json").read_bytes()
+
+
+def values(tables: dict[str, pa.Table], *columns: str) -> list[tuple]:
+    """These columns of the timeseries, a tuple a row."""
+    return [tuple(row[c] for c in columns) for row in tables["primary_timeseries"].to_pylist()]
+
+
+def landed(content: bytes, dataset: str, extension: str = "json") -> raw.RawFile:
+    return raw.land("usgs", dataset, content, extension=extension, url=f"https://usgs/{dataset}")
+
+
+def page(features: list[dict], next_page: str | None = None) -> bytes:
+    """A page of the Water Data API."""
+    links = [{"rel": "self", "href": "?"}] + [{"rel": "next", "href": next_page}] * bool(next_page)
+    about = {"type": "FeatureCollection", "numberReturned": len(features), "links": links}
+    return json.dumps(about | {"features": features}).encode()
+
+
+@pytest.fixture
+def recorded(shared_data: Path) -> dict[str, dict]:
+    """A recorded page of each collection of the Water Data API."""
+    return json.loads((shared_data / RECORDED / "waterdata_ogc_fixtures.json").read_bytes())
 
 
 def test_a_recorded_answer_becomes_hourly_rows(service: Service, potomac: bytes) -> None:
@@ -89,13 +128,17 @@ def test_a_recorded_answer_becomes_hourly_rows(service: Service, potomac: bytes)
     tables = usgs.read(files)
     rows = tables["primary_timeseries"].to_pylist()
     assert len(rows) == 23 + 24
-    # 2020-08-17T17:00:00.000-04:00 is 21:00 UTC; 5980 ft³/s.
+    # 2020-08-17T17:00:00.000-04:00 is 21:00 UTC.
     assert rows[0]["value_time"].isoformat() == "2020-08-17T21:00:00+00:00"
-    assert rows[0]["value"] == 5980 * CUBIC_FOOT
+    assert (rows[0]["value"], rows[0]["unit_name"], rows[0]["quality_code"]) == (
+        5980,
+        "ft^3/s",
+        "P",
+    )
     assert {r["location_id"] for r in rows} == {"usgs-01646500", "usgs-02458502"}
     assert {r["raw_file_id"] for r in rows} == {files[0].id}
     assert {(r["unit_name"], r["variable_name"]) for r in rows} == {
-        ("m^3/s", "streamflow_hourly_inst")
+        ("ft^3/s", "streamflow_hourly_inst")
     }
     place = tables["locations"].to_pylist()[0]
     assert place["name"] == "POTOMAC RIVER NEAR WASH, DC LITTLE FALLS PUMP STA"
@@ -124,16 +167,32 @@ def test_missing_values_are_left_out_and_counted(service: Service, potomac: byte
     assert min(rows["value"].to_pylist()) > 0
 
 
-def test_other_parameters_are_not_discharge(service: Service, shared_data: Path) -> None:
-    answer = (shared_data / "usgs_recorded_responses" / "hist_waterservices_iv.json").read_text()
+def test_stage_is_a_variable_of_its_own(service: Service, shared_data: Path) -> None:
+    answer = (shared_data / RECORDED / "hist_waterservices_iv.json").read_text()
     service.answer(answer.replace("17:15:00.000-05:00", "17:00:00.000-05:00").encode())
     rows = usgs.read(usgs.fetch(["01491000", "01645000"], "2020-02-13", "2020-02-14"))
-    assert rows["primary_timeseries"]["value"].to_pylist() == [439 * CUBIC_FOOT]
+    assert values(rows, "value_time", "value", "unit_name", "variable_name", "quality_code") == [
+        (datetime(2020, 2, 13, 22, tzinfo=UTC), 4.36, "ft", "stage_hourly_inst", "P"),
+        (datetime(2020, 2, 13, 22, tzinfo=UTC), 439, "ft^3/s", "streamflow_hourly_inst", "P"),
+    ]
     assert rows["locations"].num_rows == 2
 
 
+def test_the_warehouse_gets_metres(service: Service, shared_data: Path) -> None:
+    warehouse.migrate()
+    service.answer((shared_data / RECORDED / "waterservices_iv.txt").read_bytes())
+    loaded = ingest.load(usgs.read, usgs.fetch(["01491000"], "2019-02-14", "2019-02-15"))
+    assert not loaded.quarantined
+    where = "location_id = 'usgs-01491000' and value_time <= '2019-02-14T05:00:00+00:00'"
+    rows = {"primary_timeseries": warehouse.read("primary_timeseries", where=where)}
+    assert sorted(values(rows, "variable_name", "value", "unit_name")) == [
+        ("stage_hourly_inst", pytest.approx(6.48 * 0.3048, rel=1e-15), "m"),
+        ("streamflow_hourly_inst", 974 * 0.028316846592, "m^3/s"),
+    ]
+
+
 def test_an_empty_answer_is_no_rows(service: Service, shared_data: Path) -> None:
-    body = (shared_data / "usgs_recorded_responses" / "nwis_iv_empty_mock.json").read_bytes()
+    body = (shared_data / RECORDED / "nwis_iv_empty_mock.json").read_bytes()
     service.answer(body)
     rows = usgs.read(usgs.fetch(["01491000"], "2020-02-13", "2020-02-14"))["primary_timeseries"]
     assert rows.num_rows == 0
@@ -155,11 +214,11 @@ def test_what_does_not_pass_is_said(service: Service) -> None:
         usgs.fetch(TWO_SITES, "2020-08-17", "2020-08-19")
     service.answers = []
     service.answer(b"", status=404)
-    with pytest.raises(NotFound, match="no discharge of 01646500,02458502"):
+    with pytest.raises(NotFound, match="nothing of these sites in this period"):
         usgs.fetch(TWO_SITES, "2020-08-17", "2020-08-19")
     service.answers = []
     service.answer(b"", status=400)
-    with pytest.raises(InvalidInput, match="refuses the request"):
+    with pytest.raises(InvalidInput, match="is refused: 400"):
         usgs.fetch(TWO_SITES, "2020-08-17", "2020-08-19")
     gone = load(usgs_url="http://127.0.0.1:9/nwis")
     with pytest.raises(Unavailable, match="after 5 attempts"):
@@ -175,7 +234,7 @@ def test_sites_without_values_do_not_cost_those_of_others(service: Service, poto
 
 
 def test_long_requests_are_split(service: Service, shared_data: Path) -> None:
-    body = (shared_data / "usgs_recorded_responses" / "nwis_iv_empty_mock.json").read_bytes()
+    body = (shared_data / RECORDED / "nwis_iv_empty_mock.json").read_bytes()
     service.answer(body)
     sites = [f"{i:08d}" for i in range(60)]
     usgs.fetch(sites, "2020-01-01", "2020-03-01T12:00")
@@ -204,13 +263,272 @@ def test_periods_are_checked(store: Settings, start: str, end: str) -> None:
         usgs.fetch(TWO_SITES, start, end)
 
 
+def test_daily_means(service: Service, shared_data: Path) -> None:
+    service.answer((shared_data / RECORDED / "hist_waterservices_dv.json").read_bytes())
+    files = usgs.fetch(["01491000", "01645000"], "2020-02-12", "2020-02-14", daily=True)
+    assert service.paths == ["/nwis/dv/"]
+    query = {name: value[0] for name, value in service.queries[0].items()}
+    assert (query["startDT"], query["endDT"], query["statCd"]) == (
+        "2020-02-12",
+        "2020-02-13",
+        "00003",
+    )
+    day = datetime(2020, 2, 12, tzinfo=UTC)
+    assert values(usgs.read(files), "location_id", "value_time", "value", "variable_name") == [
+        ("usgs-01491000", day, 458, "streamflow_daily_mean"),
+        ("usgs-01645000", day, 242, "streamflow_daily_mean"),
+    ]
+    with pytest.raises(InvalidInput, match="unknown parameter '00065'; did you mean '00060'"):
+        usgs.fetch(["01491000"], "2020-02-12", "2020-02-14", daily=True, parameters=["00065"])
+
+
+def test_water_data_pages_are_followed_to_the_last(
+    service: Service, recorded: dict[str, dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("API_USGS_PAT", "a-key")
+    first, second = recorded["continuous"]["features"]
+    service.answer(page([first], f"{service.root}/ogcapi/v1/next?cursor=2"))
+    service.answer(page([second], "?cursor=3"))
+    service.answer(page([], "?cursor=4"))  # the service links on from its last, empty page
+    files = usgs.fetch(
+        ["06904500"], "2025-01-01", "2025-01-02", parameters=["00065"], service="waterdata"
+    )
+    assert service.paths[0] == "/ogcapi/v1/collections/continuous/items"
+    query = {name: value[0] for name, value in service.queries[0].items()}
+    assert query["monitoring_location_id"] == "USGS-06904500"
+    assert query["time"] == "2025-01-01T00:00:00Z/2025-01-02T00:00:00Z"
+    assert [query.get("cursor") for query in service.queries] == [None, ["2"], ["3"]]
+    assert service.keys == ["a-key"] * 3
+    assert not any("a-key" in f"{file.url} {file.headers}" for file in files)
+    assert values(usgs.read(files), "location_id", "value", "unit_name", "quality_code") == [
+        ("usgs-06904500", 1.76, "ft", "Approved")  # the other one is of 00:15
+    ]
+
+
+def test_water_data_gives_what_dataretrieval_gives(
+    service: Service, recorded: dict[str, dict]
+) -> None:
+    features = recorded["daily"]["features"]
+    service.answer(page(features))
+    mine = usgs.read(
+        usgs.fetch(["05427718"], "2025-12-01", "2026-04-01", daily=True, service="waterdata")
+    )
+    at = dataretrieval.waterdata.WaterdataConfiguration(base_url=service.root)
+    with dataretrieval.configure(at):
+        theirs, _ = dataretrieval.waterdata.get_daily(
+            monitoring_location_id="USGS-05427718", parameter_code="00060", skip_geometry=True
+        )
+    assert service.paths == ["/ogcapi/v1/collections/daily/items"] * 2
+    theirs = theirs.sort_values("time")
+    assert len(theirs) == 2
+    assert values(mine, "value_time", "value", "unit_name", "quality_code") == list(
+        zip(
+            pd.to_datetime(theirs["time"], utc=True).dt.to_pydatetime(),
+            theirs["value"],
+            theirs["unit_of_measure"],
+            theirs["approval_status"],
+            strict=True,
+        )
+    )
+
+
+def test_water_data_sensors_versions_and_qualifiers(
+    service: Service, recorded: dict[str, dict]
+) -> None:
+    """The sensor with most values counts, the newest version of each, in any order of times."""
+
+    def feature(time: str, value: str | None, **properties: object) -> dict:
+        said = recorded["daily"]["features"][0]["properties"]
+        return {"properties": said | {"time": time, "value": value} | properties}
+
+    service.answer(
+        page(
+            [
+                feature("2025-12-28", "3", qualifier=["ESTIMATED", "ICE"]),
+                feature("2025-12-26", "9", last_modified="2026-08-01T00:00:00+00:00"),
+                feature("2025-12-26", "1"),
+                feature("2025-12-27", "-999999"),
+                feature("2025-12-29", None),
+                feature("2025-12-27", "7", time_series_id="another sensor"),
+                feature("2025-12-30", "5", statistic_id="00001"),
+                feature("2025-12-30", "5", parameter_code="00010"),
+            ]
+        )
+    )
+    rows = usgs.read(
+        usgs.fetch(["05427718"], "2025-12-26", "2025-12-31", daily=True, service="waterdata")
+    )
+    assert [
+        (time.day, *rest) for time, *rest in values(rows, "value_time", "value", "quality_code")
+    ] == [(26, 9, "Provisional"), (28, 3, "Provisional,ESTIMATED,ICE")]
+    assert rows["primary_timeseries"].schema.metadata == {b"missing": b"2"}
+
+
+def test_water_data_that_makes_no_sense_is_refused(
+    service: Service, recorded: dict[str, dict]
+) -> None:
+    features = recorded["continuous"]["features"]
+
+    def fetch() -> list[raw.RawFile]:
+        return usgs.fetch(["06904500"], "2025-01-01", "2025-01-02", service="waterdata")
+
+    service.answer(page(features, "?cursor=2"))
+    with pytest.raises(Unavailable, match="go in a circle"):
+        fetch()
+    service.answers = []
+    service.answer(b'{"features": [{')
+    with pytest.raises(Unavailable, match="no page of features"):
+        fetch()
+    service.answers = []
+    service.answer(page(features).replace(b'"numberReturned": 2', b'"numberReturned": 3'))
+    with pytest.raises(InvalidInput, match="3 features promised, 2 given"):
+        usgs.read(fetch())
+    with pytest.raises(InvalidInput, match="unknown service 'waterdate'; did you mean 'waterdata'"):
+        usgs.fetch(["06904500"], "2025-01-01", "2025-01-02", service="waterdate")
+
+
+def test_an_empty_page_is_no_rows(service: Service) -> None:
+    service.answer(page([]))
+    files = usgs.fetch(["06904500"], "2025-01-01", "2025-01-02", service="waterdata")
+    assert usgs.read(files)["primary_timeseries"].num_rows == 0
+
+
+def test_sites_of_nwis(service: Service, shared_data: Path) -> None:
+    warehouse.migrate()
+    body = (shared_data / RECORDED / "waterservices_site.txt").read_bytes()
+    service.answer(body, **{"Content-Type": "text/plain;charset=UTF-8"})
+    files = usgs.fetch_sites(["01491000", "01645000"])
+    assert service.paths == ["/nwis/site/"]
+    tables = usgs.read(files)
+    place = tables["locations"].to_pylist()[0]
+    assert (place["id"], place["name"]) == ("usgs-01491000", "CHOPTANK RIVER NEAR GREENSBORO, MD")
+    assert struct.unpack("<dd", place["geometry"][5:]) == (-75.7858056, 38.99719444)
+    about = {
+        row["attribute_name"]: (row["value"], row["unit_name"])
+        for row in tables["location_attributes"].to_pylist()
+        if row["location_id"] == "usgs-01491000"
+    }
+    assert about == {
+        "altitude": ("2.73", "ft"),
+        "altitude_datum": ("NAVD88", None),
+        "hydrologic_unit": ("02060005", None),
+        "site_type": ("ST", None),
+    }
+    assert not ingest.load(usgs.read, files).quarantined
+    where = "location_id = 'usgs-01645000' and attribute_name = 'hydrologic_unit'"
+    (row,) = warehouse.read("location_attributes", where=where).to_pylist()
+    assert row["value"] == "02070008"
+
+
+def test_sites_of_nwis_are_those_that_dataretrieval_reads(
+    service: Service, shared_data: Path
+) -> None:
+    body = (shared_data / RECORDED / "nwis_sites.txt").read_bytes()
+    mine = usgs.read([landed(body, "sites", "txt")])["locations"].to_pylist()
+    theirs = dataretrieval.rdb.read_rdb(body.decode(), {"site_no": str})
+    assert len(mine) == len(theirs) > 200
+    expected = theirs.drop_duplicates("site_no", keep="last").set_index("site_no")
+    for place in mine:
+        site = expected.loc[place["id"].removeprefix("usgs-")]
+        assert place["name"] == site["station_nm"]
+        at = struct.unpack("<dd", place["geometry"][5:])
+        assert at == pytest.approx((site["dec_long_va"], site["dec_lat_va"]), rel=1e-15)
+
+
+def test_sites_of_water_data(service: Service, recorded: dict[str, dict]) -> None:
+    features = recorded["monitoring-locations"]["features"]
+    service.answer(page(features))
+    tables = usgs.read(
+        usgs.fetch_sites(["410252073314801", "410257073251001"], service="waterdata")
+    )
+    assert service.paths == ["/ogcapi/v1/collections/monitoring-locations/items"]
+    assert service.queries[0]["filter"] == ["id IN ('USGS-410252073314801','USGS-410257073251001')"]
+    place = tables["locations"].to_pylist()[0]
+    assert (place["id"], place["name"]) == ("usgs-410252073314801", "CT-STM    2")
+    assert struct.unpack("<dd", place["geometry"][5:]) == (-73.52955169969904, 41.04777271320483)
+    attributes = tables["location_attributes"].to_pylist()
+    assert {
+        "location_id": "usgs-410252073314801",
+        "attribute_name": "altitude",
+        "value": "9.0",
+        "unit_name": "ft",
+    } in attributes
+    names = set(tables["attributes"]["name"].to_pylist())
+    assert {row["attribute_name"] for row in attributes} <= names
+
+
+def test_clocks_that_go_back_lose_and_double_nothing(service: Service, potomac: bytes) -> None:
+    """1:00 comes twice on 2020-11-01, an hour apart; the offsets tell which is which."""
+    moments = {
+        "2020-11-01T00:00:00.000-04:00": "1",
+        "2020-11-01T01:00:00.000-04:00": "2",
+        "2020-11-01T01:00:00.000-05:00": "3",
+        "2020-11-01T02:00:00.000-05:00": "4",
+        "2021-03-14T01:00:00.000-05:00": "5",
+        "2021-03-14T03:00:00.000-04:00": "6",
+    }
+    answer = with_readings(potomac, list(moments.items()))
+    rows = usgs.read([landed(answer, "instantaneous_values")])
+    found = [(time.isoformat(), value) for time, value in values(rows, "value_time", "value")]
+    assert found == [
+        ("2020-11-01T04:00:00+00:00", 1),
+        ("2020-11-01T05:00:00+00:00", 2),
+        ("2020-11-01T06:00:00+00:00", 3),
+        ("2020-11-01T07:00:00+00:00", 4),
+        ("2021-03-14T06:00:00+00:00", 5),
+        ("2021-03-14T07:00:00+00:00", 6),
+    ]
+
+
+def test_arrow_keeps_the_zones_of_times() -> None:
+    """Importing pandera, which checks contracts, would make Arrow take clocks for UTC."""
+    assert "pandera" in sys.modules
+    time = datetime.fromisoformat("2026-03-29T03:00:00+02:00")
+    assert pa.array([time], pa.timestamp("us", "UTC"))[0].as_py() == time
+
+
+def test_times_out_of_order_and_twice(service: Service, potomac: bytes) -> None:
+    readings = [("2020-11-01T03:00:00Z", "3"), ("2020-11-01T01:00:00Z", "1")]
+    readings += [("2020-11-01T03:00:00Z", "4"), ("2020-11-01T02:00:00Z", "2")]
+    rows = usgs.read([landed(with_readings(potomac, readings), "instantaneous_values")])
+    assert [(t.hour, v) for t, v in values(rows, "value_time", "value")] == [(1, 1), (2, 2), (3, 4)]
+
+
+@pytest.mark.parametrize("time", ["2020-11-01T03:00:00", "2020-11-01", "yesterday", "", None, 7])
+def test_a_time_without_its_offset_is_no_time(
+    service: Service, potomac: bytes, time: object
+) -> None:
+    file = landed(with_readings(potomac, [(time, "3")]), "instantaneous_values")
+    with pytest.raises(InvalidInput, match="is not what the USGS promises"):
+        usgs.read([file])
+
+
+def test_feet_in_place_of_cubic_feet_are_kept_aside(service: Service, potomac: bytes) -> None:
+    warehouse.migrate()
+    file = landed(potomac.replace(b'"ft3/s"', b'"ft"', 1), "instantaneous_values")
+    loaded = ingest.load(usgs.read, [file])
+    kept = {(entry.table, entry.count) for entry in loaded.quarantined}
+    assert kept == {("primary_timeseries", 23)}  # those of the first site; of the other one, 24
+
+
+def with_readings(answer: bytes, readings: list[tuple[object, str]]) -> bytes:
+    """The answer, with these readings of its first site alone."""
+    content = json.loads(answer)
+    series = content["value"]["timeSeries"][:1]
+    series[0]["values"][0]["value"] = [
+        {"dateTime": time, "value": value, "qualifiers": ["P"]} for time, value in readings
+    ]
+    content["value"]["timeSeries"] = series
+    return json.dumps(content).encode()
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda text: text[: len(text) // 2], "is not an answer of the USGS"),
-        (lambda text: b"[1, 2]", "is not an answer of the USGS"),
-        (lambda text: text.replace(b'"ft3/s"', b'"m3/s"'), "'m3/s', expected 'ft3/s'"),
-        (lambda text: text.replace(b'"5980"', b'"high"'), "is not an answer of the USGS"),
+        (lambda text: text[: len(text) // 2], "is not JSON but cut or damaged"),
+        (lambda text: ERROR_PAGE, "is not JSON but a page titled '503 Service Unavailable'"),
+        (lambda text: b"[1, 2]", "is not what the USGS promises"),
+        (lambda text: text.replace(b'"5980"', b'"high"'), "is not what the USGS promises"),
     ],
 )
 def test_a_file_of_another_kind_is_refused(
@@ -220,6 +538,59 @@ def test_a_file_of_another_kind_is_refused(
     files = usgs.fetch(TWO_SITES, "2020-08-17", "2020-08-19")
     with pytest.raises(InvalidInput, match=says):
         usgs.read(files)
+
+
+def test_damaged_files_give_an_error_or_nothing_wrong(
+    service: Service, shared_data: Path, recorded: dict[str, dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Text has no checksum of its own: a table cut between two lines is a shorter table.
+
+    What landed is guarded by the registry's sha256, and what came by the length that HTTP states.
+    """
+    nwis = shared_data / RECORDED
+    slices = shared_data / "nwm_usgs_lower_colorado" / "usgs_TimeSlice"
+    whole = {
+        "instantaneous_values": (nwis / "hist_waterservices_iv.json").read_bytes(),
+        "daily_values": (nwis / "waterservices_dv.txt").read_bytes(),
+        "sites": (nwis / "waterservices_site.txt").read_bytes(),
+        "daily": page(recorded["daily"]["features"]),
+        "monitoring-locations": page(recorded["monitoring-locations"]["features"]),
+        "timeslices": next(slices.glob("*_13:00:00*")).read_bytes(),
+    }
+    content = b""
+    monkeypatch.setattr("thalweg.raw.read", lambda file: content)
+    for dataset, healthy in whole.items():
+        file = landed(healthy, dataset)
+        content = healthy
+        right = usgs.read([file])
+        assert right["primary_timeseries"].num_rows or right["locations"].num_rows
+        for what, content in damaged(healthy):
+            try:
+                rows = usgs.read([file])
+            except InvalidInput:
+                continue
+            # A flipped byte in the values of a NetCDF file cannot be known, and no cut is read.
+            if dataset == "timeslices":
+                assert "flipped" in what, what
+                continue
+            assert dataset == "sites", f"{dataset}, {what}"
+            assert content.endswith(b"\n"), what
+            for table in ("locations", "location_attributes"):
+                some = rows[table].to_pylist() if table in rows else []
+                assert all(row in right[table].to_pylist() for row in some), what
+
+
+def test_a_timeslice_says_its_quality(service: Service, shared_data: Path) -> None:
+    slices = shared_data / "nwm_usgs_lower_colorado" / "usgs_TimeSlice"
+    content = next(slices.glob("*_13:00:00*")).read_bytes()
+    rows = usgs.read([landed(content, "timeslices", "ncdf")])["primary_timeseries"].to_pylist()
+    with h5py.File(io.BytesIO(content)) as file:
+        sites = [bytes(site.tobytes()).decode().strip() for site in file["stationId"][()]]
+        said = dict(zip(sites, file["discharge_quality"][()].tolist(), strict=True))
+    assert {row["quality_code"] for row in rows} >= {"100"}
+    for row in rows:
+        assert row["quality_code"] == str(said[row["location_id"].removeprefix("usgs-")])
+        assert row["unit_name"] == "m^3/s"
 
 
 def test_damage_in_the_store_is_seen(service: Service, potomac: bytes) -> None:

@@ -100,6 +100,22 @@ def test_the_last_row_of_a_key_wins(location: str) -> None:
     assert stored(location) == [1, 7]
 
 
+def test_numbers_of_keys_are_in_their_order() -> None:
+    """Null is last; also where a key has more values than 64 bits can count at once."""
+    n = 3000
+    wide = {f"k{i}": [f"{i}-{(row * 7919) % n:04d}" for row in range(n)] for i in range(6)}
+    rows = pa.table(wide | {"last": pa.array([row % 2 or None for row in range(n)])})
+    key = (*wide, "last")
+    expected = sorted(range(n), key=lambda row: [rows[k][row].as_py() for k in wide])
+    assert np.argsort(merge.key_codes(rows, key), kind="stable").tolist() == expected
+    chunked = pa.concat_tables([rows.slice(10), rows.slice(0, 10)])
+    few = pa.table({"a": ["b", "a", None, "a"], "b": [1, None, 1, 2]})
+    assert np.argsort(merge.key_codes(few, ("a", "b"))).tolist() == [3, 1, 0, 2]
+    codes = merge.key_codes(pa.concat_tables([chunked, rows]), key)
+    assert len(np.unique(codes)) == n
+    assert merge.key_codes(rows.slice(0, 0), key).tolist() == []
+
+
 def test_replace_false_only_adds(location: str) -> None:
     warehouse.write("primary_timeseries", observations(location, [1, 2]))
     rows = observations(location, [8, 9, 10])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -94,6 +95,26 @@ def check(
     excused = {"ok"} if strict else {"ok", "unreachable"}
     if any(c.state not in (excused if c.is_public else {"ok"}) for c in checks):
         raise typer.Exit(1)
+
+
+@commands.command()
+def stac(
+    folder: Annotated[Path, typer.Argument(help="Folder to write to; made if it is not there.")],
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Write the raw files and gridded data as a static STAC catalogue, checked and self-contained.
+
+    Example: `thalweg catalog stac stac`
+    """
+    from thalweg import stac as library
+
+    catalogue = library.write(folder, local_settings(data_dir))
+    counts = {each.id: len(each.get_item_links()) for each in catalogue.get_collections()}
+    if json:
+        return print_json({"catalogue": folder / "catalog.json", "items": counts})
+    print_table(["collection", "items"], [[name, f"{n:,}"] for name, n in counts.items()])
+    typer.echo(f"Open it: pystac_client.Client.open({str(folder / 'catalog.json')!r})")
 
 
 def _described(entry: Entry) -> dict[str, Any]:

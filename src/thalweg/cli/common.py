@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from thalweg import settings as settings_module
+from thalweg.errors import InvalidInput
 from thalweg.settings import Settings
 
-__all__ = ["DataDir", "Json", "coloured", "local_settings", "print_json", "print_table"]
+__all__ = ["DataDir", "Json", "coloured", "local_settings", "pairs", "print_json", "print_table"]
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of all state of the local hub. [default: .thalweg]")
@@ -33,6 +34,17 @@ def local_settings(data_dir: Path | None = None, **flags: Any) -> Settings:
 
         os.environ.update(data_environment(settings))
     return settings_module.load(data_dir=data_dir, **flags)
+
+
+def pairs(given: list[str] | None) -> dict[str, str]:
+    """Values by name, of parameters that were given as NAME=VALUE."""
+    values = {}
+    for text in given or []:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise InvalidInput(f"expected a parameter as NAME=VALUE, got {text!r}")
+        values[name.strip()] = value
+    return values
 
 
 def coloured(text: str, colour: str) -> Any:

@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from thalweg.cli.common import DataDir, Json, coloured, local_settings, print_json, print_table
-from thalweg.errors import InvalidInput, ThalwegError
+from thalweg.cli.common import (
+    DataDir,
+    Json,
+    coloured,
+    local_settings,
+    pairs,
+    print_json,
+    print_table,
+)
+from thalweg.errors import ThalwegError
 
 if TYPE_CHECKING:
     from thalweg.pipelines.history import Run
@@ -55,7 +63,7 @@ def run(
     from thalweg.pipelines import run as runner
 
     settings = local_settings(data_dir)
-    values = dict(_pair(each) for each in parameter or [])
+    values = pairs(parameter)
     try:
         with _bar(name, hidden=json) as progress:
             done = runner.run(name, values, settings=settings, progress=progress)
@@ -214,13 +222,6 @@ def _bar(name: str, hidden: bool) -> Iterator[Progress]:
     finally:
         for bar, _ in bars:
             bar.stop()
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not sign:
-        raise InvalidInput(f"expected a parameter as NAME=VALUE, got {text!r}")
-    return name.strip(), value
 
 
 def _problem(check: Any, argument: Any) -> str | None:

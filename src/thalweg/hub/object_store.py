@@ -25,7 +25,7 @@ from thalweg.settings import Settings
 
 __all__ = ["BUCKETS", "TABLE_BUCKET", "command", "is_healthy", "keys", "prepare", "remove_sockets"]
 
-BUCKETS = ("raw", "runs")
+BUCKETS = ("raw", "runs", "gridded")
 TABLE_BUCKET = "warehouse"
 GRPC_COMPONENTS = ("volume", "master", "filer", "s3", "admin", "worker", "client")
 JWT_KEYS = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")

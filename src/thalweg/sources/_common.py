@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import json
+import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -17,12 +19,13 @@ import numpy as np
 import pyarrow as pa
 
 from thalweg import raw, storage
-from thalweg.errors import InvalidInput, NotFound
+from thalweg.errors import InvalidInput, NotFound, ThalwegError
 from thalweg.raw import RawFile
 from thalweg.settings import Settings
 
 __all__ = [
     "CUBIC_FOOT",
+    "SERIES",
     "TIME",
     "VARIABLE",
     "Moment",
@@ -30,16 +33,33 @@ __all__ = [
     "RemoteObject",
     "fetch_objects",
     "hours",
+    "instant",
     "netcdf",
+    "parsed_json",
     "period",
     "point",
     "text",
+    "understood",
 ]
 
 #: One cubic foot in cubic metres, exactly (0.3048 m cubed).
 CUBIC_FOOT = 0.028316846592
 TIME = pa.timestamp("us", "UTC")
 VARIABLE = "streamflow_hourly_inst"
+#: Columns of a timeseries, observed; `reference_time` and `quality_code` may be null.
+SERIES = pa.schema(
+    {
+        "reference_time": TIME,
+        "value_time": TIME,
+        "value": pa.float64(),
+        "unit_name": pa.string(),
+        "location_id": pa.string(),
+        "configuration_name": pa.string(),
+        "variable_name": pa.string(),
+        "quality_code": pa.string(),
+        "raw_file_id": pa.string(),
+    }
+)
 #: Called with how many parts are done, and of how many.
 Progress = Callable[[int, int], None]
 Moment = str | dt.date | dt.datetime
@@ -64,6 +84,18 @@ def period(start: Moment, end: Moment) -> tuple[dt.datetime, dt.datetime]:
     if first >= last:
         raise InvalidInput(f"the period from {start} to {end} is empty: start must be before end")
     return first, last
+
+
+def instant(text: str) -> dt.datetime:
+    """The time in UTC of a text that says its offset; raises `ValueError` for one that does not.
+
+    >>> instant("2020-11-01T01:00:00-04:00").isoformat()
+    '2020-11-01T05:00:00+00:00'
+    """
+    time = dt.datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError(f"{text!r} does not say its offset from UTC")
+    return time.astimezone(dt.UTC)
 
 
 def hours(start: dt.datetime, end: dt.datetime) -> list[dt.datetime]:
@@ -91,11 +123,43 @@ def netcdf(content: bytes, name: str) -> Iterator[Any]:
     try:
         with h5py.File(io.BytesIO(content)) as file:
             yield file
-    except (OSError, KeyError) as error:
+    except InvalidInput:
+        raise
+    # What h5py raises on a damaged file depends on where the damage is.
+    except (
+        ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError,
+    ) as error:  # fmt: skip
         raise InvalidInput(
             f"{name} is not the NetCDF file it should be ({error}); it may have been cut short at "
             f"the provider: fetch it again later"
         ) from error
+
+
+@contextmanager
+def understood(file: RawFile, what: str) -> Iterator[None]:
+    """Say in one line that a file is not `what` it should be, whatever its reader stumbled over."""
+    try:
+        yield
+    except ThalwegError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        raise InvalidInput(
+            f"{file.uri} is not {what} ({type(e).__name__}: {e}); it came from {file.url}"
+        ) from e
+
+
+def parsed_json(file: RawFile) -> Any:
+    """The JSON of a raw file; raises `InvalidInput` that tells an HTML page or a cut file."""
+    content = raw.read(file)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        title = re.search(rb"<title>(.*?)</title>", content, re.I | re.S)
+        page = f"a page titled {title[1].decode(errors='replace').strip()!r}" if title else None
+        raise InvalidInput(
+            f"{file.uri} is not JSON but {page or f'cut or damaged ({error})'}; it came from "
+            f"{file.url}: fetch it again"
+        ) from None
 
 
 def fetch_objects(

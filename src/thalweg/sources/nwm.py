@@ -1,8 +1,10 @@
-"""Streamflow of NOAA's National Water Model, from files laid out as in NOAA's open bucket.
+"""Streamflow of NOAA's National Water Model, from files laid out as in NOAA's open buckets.
 
-One file holds one time of 2.7 million reaches; the warehouse gets the reaches of the crosswalk, as
-`nwm30-{feature_id}` of the configuration `nwm30_analysis_assim` and the like, in m^3/s. The
-version (30 is 3.0) is what the file itself says.
+One operational file holds one time of 2.7 million reaches, the retrospective Zarr all times of all
+reaches; the warehouse gets the reaches of the crosswalk, as `nwm30-{feature_id}` of the
+configuration `nwm30_analysis_assim` and the like, in m^3/s. The version (30 is 3.0) is what the
+file itself says. Fill values are left out; their number is in the rows' metadata,
+`rows.schema.metadata[b"missing"]`.
 """
 
 from __future__ import annotations
@@ -10,19 +12,18 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from thalweg import raw, storage
-from thalweg.errors import InvalidInput, nearest
+from thalweg.errors import InvalidInput, NotFound, nearest
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
+from thalweg.sources import _nwm
 from thalweg.sources._common import (
-    TIME,
-    VARIABLE,
     Moment,
     Progress,
     RemoteObject,
@@ -33,68 +34,28 @@ from thalweg.sources._common import (
     point,
     text,
 )
+from thalweg.sources._nwm import CONFIGURATIONS, RETROSPECTIVE, Configuration
+from thalweg.sources._series import tables, utc
 
-__all__ = ["CONFIGURATIONS", "LICENCE", "TITLE", "crosswalk", "fetch", "land_route_link", "read"]
+__all__ = [
+    "CONFIGURATIONS",
+    "LICENCE",
+    "STORES",
+    "TITLE",
+    "crosswalk",
+    "fetch",
+    "land_route_link",
+    "read",
+    "retrospective",
+]
 
 TITLE = "NOAA National Water Model, streamflow at river reaches"
 LICENCE = "public domain (NOAA)"
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """How NOAA issues a configuration: hours of the day, lead times in hours, names."""
-
-    name: str  # in the warehouse, behind the version
-    title: str
-    file: str  # name of a file, from cycle and step
-    cycles: tuple[int, ...]
-    steps: tuple[int, ...]
-    member: str | None = None
-    forecast: bool = True
-
-
-# By folder of the bucket.
-CONFIGURATIONS = {
-    "analysis_assim": Configuration(
-        name="analysis_assim",
-        title="analysis and assimilation, at its own time",
-        file="nwm.t{cycle:02d}z.analysis_assim.channel_rt.tm{step:02d}.conus.nc",
-        cycles=tuple(range(24)),
-        steps=(0,),
-        forecast=False,
-    ),
-    "short_range": Configuration(
-        name="short_range",
-        title="short range, 18 h",
-        file="nwm.t{cycle:02d}z.short_range.channel_rt.f{step:03d}.conus.nc",
-        cycles=tuple(range(24)),
-        steps=tuple(range(1, 19)),
-    ),
-    "medium_range_mem1": Configuration(
-        name="medium_range",
-        title="medium range, 240 h",
-        file="nwm.t{cycle:02d}z.medium_range.channel_rt_1.f{step:03d}.conus.nc",
-        cycles=(0, 6, 12, 18),
-        steps=tuple(range(1, 241)),
-        member="1",
-    ),
+# Retrospective simulations as Zarr, hourly at all reaches, by version.
+STORES = {
+    "nwm30": "s3://noaa-nwm-retrospective-3-0-pds/CONUS/zarr/chrtout.zarr",
+    "nwm21": "s3://noaa-nwm-retrospective-2-1-zarr-pds/chrtout.zarr",
 }
-SERIES = pa.schema(
-    {
-        "reference_time": TIME,
-        "value_time": TIME,
-        "value": pa.float64(),
-        "unit_name": pa.string(),
-        "location_id": pa.string(),
-        "configuration_name": pa.string(),
-        "variable_name": pa.string(),
-        "member": pa.string(),
-        "raw_file_id": pa.string(),
-    }
-)
-CONFIGURATION_SCHEMA = pa.schema({n: pa.string() for n in ("name", "type", "description")})
-# WRF-Hydro's version, for files that do not state the model's.
-VERSION_OF_CODE = {"v5.3": "30", "v5.2": "21", "v5.1": "20"}
 
 
 def fetch(
@@ -112,7 +73,8 @@ def fetch(
     start, end
         Issue times; a date is its midnight, UTC.
     configuration
-        `analysis_assim`, `short_range` or `medium_range_mem1`.
+        A name of `CONFIGURATIONS`, such as `short_range` or `medium_range_mem1`; `medium_range` and
+        `long_range` are all their members.
 
     Raises
     ------
@@ -122,21 +84,89 @@ def fetch(
         The bucket has none of the files, or does not answer.
     """
     settings = settings or load()
-    if configuration not in CONFIGURATIONS:
+    chosen = {k: c for k, c in CONFIGURATIONS.items() if configuration in (k, c.name)}
+    if not chosen:
         hint = nearest(configuration, CONFIGURATIONS)
         raise InvalidInput(f"unknown configuration {configuration!r}{hint}")
-    chosen = CONFIGURATIONS[configuration]
-    cycles = [hour for hour in hours(*period(start, end)) if hour.hour in chosen.cycles]
-    wanted = [
-        RemoteObject(
-            f"{settings.nwm_uri}/nwm.{cycle:%Y%m%d}/{configuration}/"
-            + chosen.file.format(cycle=cycle.hour, step=step),
-            *[cycle + dt.timedelta(hours=step if chosen.forecast else -step)] * 2,
-        )
-        for cycle in cycles
-        for step in chosen.steps
-    ]
-    return fetch_objects("nwm", configuration, wanted, "nc", settings, progress)
+    issued = hours(*period(start, end))
+    files: list[RawFile] = []
+    nothing = None
+    for folder, issues in chosen.items():
+        wanted = _wanted(folder, issues, issued, settings)
+        try:
+            files += fetch_objects("nwm", folder, wanted, "nc", settings, progress)
+        except NotFound as error:  # NOAA's later versions have fewer members
+            nothing = nothing or error
+    if nothing and not files:
+        raise nothing
+    return files
+
+
+def retrospective(
+    feature_ids: Iterable[int | str],
+    start: Moment,
+    end: Moment,
+    *,
+    version: str = "nwm30",
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> list[RawFile]:
+    """Land the retrospective streamflow of these reaches, a NetCDF file a calendar year.
+
+    A file holds what the public Zarr store holds, bit by bit: packed values, times as numbers,
+    attributes; `read` makes rows of it. A year that has landed from the same store is not read
+    again.
+
+    Parameters
+    ----------
+    feature_ids
+        Reaches, by their numbers: 6884666 or "6884666".
+    start, end
+        Times of the values, from `start` on and before `end`; a date is its midnight, UTC.
+    version
+        A name of `STORES`: `nwm30` (1979-02 to 2023-01) or `nwm21` (1979-02 to 2020-12).
+
+    Raises
+    ------
+    InvalidInput
+        No reach, one that is not a number, an unknown version, or an empty period.
+    NotFound, Unavailable
+        The store lacks a reach or all of the times, is not there, or does not answer.
+    """
+    settings = settings or load()
+    span = [np.datetime64(time.replace(tzinfo=None), "us") for time in period(start, end)]
+    if version not in STORES:
+        raise InvalidInput(f"no retrospective of {version!r}{nearest(version, STORES)}")
+    url, reaches = STORES[version], _numbers(feature_ids)
+    earlier = raw.find("nwm", RETROSPECTIVE.name, None, settings)
+    landed = {(file.url, file.headers.get("etag")): file for file in earlier}
+    files = []
+    with storage.translated(url):
+        store, etag = _open_store(url, settings)
+        columns = store.indexes["feature_id"].get_indexer(reaches)
+        if (columns < 0).any():
+            raise NotFound(f"{url} has no reach {reaches[columns < 0].tolist()}")
+        times = _nwm.times(store["time"])
+        years = _years(times, *span)
+        if not years:
+            raise NotFound(f"{url} has values from {times[0]} to {times[-1]} only")
+        for done, rows in enumerate(years, start=1):
+            ends = [utc(time) for time in times[rows][[0, -1]]]
+            part = (
+                f"{url}?feature_id={','.join(map(str, reaches))}"
+                f"&time={'/'.join(f'{time:%Y-%m-%dT%HZ}' for time in ends)}"
+            )
+            if (part, etag) not in landed:
+                extract = store[["streamflow"]].isel(time=rows, feature_id=columns).load()
+                landed[part, etag] = raw.land(
+                    "nwm", RETROSPECTIVE.name, _file(extract),
+                    extension="nc", url=part, headers={"etag": etag},
+                    valid_from=ends[0], valid_to=ends[1], settings=settings,
+                )  # fmt: skip
+            files.append(landed[part, etag])
+            if progress:
+                progress(done, len(years))
+    return files
 
 
 def read(files: Iterable[RawFile], crosswalk: pa.Table) -> dict[str, pa.Table]:
@@ -153,28 +183,24 @@ def read(files: Iterable[RawFile], crosswalk: pa.Table) -> dict[str, pa.Table]:
         A file is damaged or of another kind, or the crosswalk has no reach of its version.
     """
     reaches = _reaches(crosswalk)
-    parts = [SERIES.empty_table()]
+    parts = []
     used = {}
+    missing = 0
     for file in files:
-        chosen = _configuration(file)
+        chosen = _nwm.configuration(file)
         with netcdf(raw.read(file), f"raw file {file.id} from {file.url}") as content:
-            version = _version(content, file)
+            version = _nwm.version(content, file)
             if version not in reaches:
                 raise InvalidInput(
                     f"{file.url} is of {version}, but the crosswalk has no location "
                     f"'{version}-…'; add the crosswalk of this version first"
                 )
-            parts.append(_series(content, reaches[version], chosen, version, file))
+            rows, dropped = _nwm.rows(content, reaches[version], chosen, version, file)
+        parts.append(rows)
+        missing += dropped
         number = f"{version[3]}.{version[4:]}"
         used[f"{version}_{chosen.name}"] = f"National Water Model {number}, {chosen.title}"
-    configurations = [
-        {"name": name, "type": "secondary", "description": description}
-        for name, description in used.items()
-    ]
-    return {
-        "configurations": pa.Table.from_pylist(configurations, CONFIGURATION_SCHEMA),
-        "secondary_timeseries": pa.concat_tables(parts),
-    }
+    return tables(parts, used, missing)
 
 
 def land_route_link(uri: str, settings: Settings | None = None) -> RawFile:
@@ -208,38 +234,65 @@ def crosswalk(route_link: bytes, version: str = "nwm30") -> tuple[pa.Table, pa.T
         gauges = text(content["gages"][()])
         links = content["link"][()]
         longitude, latitude = content["lon"][()], content["lat"][()]
-    # Some reaches carry gauges of others than USGS, under names that are not numbers.
-    rows = [i for i, gauge in enumerate(gauges) if re.fullmatch(r"\d{8,15}", gauge)]
-    ids = pa.array([f"usgs-{gauges[i]}" for i in rows], pa.string())
-    points = [point(float(longitude[i]), float(latitude[i])) for i in rows]
-    reaches = pa.array([f"{version}-{links[i]}" for i in rows], pa.string())
+        # Some reaches carry gauges of others than USGS, under names that are not numbers.
+        rows = [i for i, gauge in enumerate(gauges) if re.fullmatch(r"\d{8,15}", gauge)]
+        ids = pa.array([f"usgs-{gauges[i]}" for i in rows], pa.string())
+        points = [point(float(longitude[i]), float(latitude[i])) for i in rows]
+        reaches = pa.array([f"{version}-{links[i]}" for i in rows], pa.string())
     locations = pa.table({"id": ids, "geometry": pa.array(points, pa.binary())})
     return locations, pa.table({"primary_location_id": ids, "secondary_location_id": reaches})
 
 
-def _configuration(file: RawFile) -> Configuration:
-    name = file.url.rsplit("/", 1)[-1]
-    for chosen in CONFIGURATIONS.values():
-        if re.fullmatch(re.sub(r"\\{.*?\\}", r"\\d+", re.escape(chosen.file)), name):
-            return chosen
-    raise InvalidInput(
-        f"{file.url} is not named like a channel file of {', '.join(CONFIGURATIONS)}"
-    )
+def _wanted(
+    folder: str, issues: Configuration, issued: Iterable[dt.datetime], settings: Settings
+) -> list[RemoteObject]:
+    return [
+        RemoteObject(
+            f"{settings.nwm_uri}/nwm.{cycle:%Y%m%d}/{folder}/"
+            + issues.file.format(cycle=cycle.hour, step=step),
+            *[cycle + dt.timedelta(hours=step if issues.forecast else -step)] * 2,
+        )
+        for cycle in issued
+        if cycle.hour in issues.cycles
+        for step in issues.steps
+    ]
 
 
-def _version(content: Any, file: RawFile) -> str:
-    """`nwm30` for NWM 3.0: by NWM_version_number, else by the version of the code."""
-    stated = _attribute(content, "NWM_version_number")
-    if match := re.fullmatch(r"v?(\d+)\.(\d+)", stated):
-        return f"nwm{match[1]}{match[2]}"
-    code = _attribute(content, "code_version")
-    for prefix, version in VERSION_OF_CODE.items():
-        if code.startswith(prefix):
-            return f"nwm{version}"
-    raise InvalidInput(
-        f"{file.url} does not say which National Water Model made it: NWM_version_number is "
-        f"{stated!r}, code_version {code!r}"
-    )
+def _numbers(feature_ids: Iterable[int | str]) -> np.ndarray[Any, Any]:
+    """Sorted numbers of reaches, each once."""
+    given = [feature_ids] if isinstance(feature_ids, str) else list(feature_ids)
+    for each in given:
+        if not str(each).isdecimal():
+            raise InvalidInput(f"{each!r} is not the number of a reach, as 6884666 is")
+    if not given:
+        raise InvalidInput("no reaches: name some, as in feature_ids=[6884666]")
+    return np.unique([int(each) for each in given])
+
+
+def _open_store(url: str, settings: Settings) -> tuple[Any, str]:
+    """A public Zarr store with nothing decoded, and the ETag of its metadata."""
+    import xarray
+    from zarr.storage import FsspecStore
+
+    files = storage.public_filesystem(settings)
+    # Asked first, and one at a time: Zarr asks for all metadata at once.
+    etag = files.info(f"{url}/.zmetadata")["ETag"]
+    store = FsspecStore.from_mapper(files.get_mapper(url))
+    return xarray.open_zarr(store, chunks=None, decode_cf=False, consolidated=True), str(etag)
+
+
+def _file(extract: Any) -> bytes:
+    """A dataset as the bytes of a NetCDF-4 file, the same each time."""
+    packed = {"streamflow": {"zlib": True}}
+    return bytes(extract.to_netcdf(engine="h5netcdf", encoding=packed))
+
+
+def _years(times: np.ndarray[Any, Any], first: Any, last: Any) -> list[slice]:
+    """Where the calendar years lie in the times from `first` on and before `last`."""
+    start, end = np.searchsorted(times, [first, last])
+    turns = np.flatnonzero(np.diff(times[start:end].astype("datetime64[Y]").astype(int))) + 1
+    cuts = [start, *(start + turns), end]
+    return [slice(int(a), int(b)) for a, b in pairwise(cuts) if a < b]
 
 
 def _reaches(crosswalk: pa.Table) -> dict[str, np.ndarray[Any, Any]]:
@@ -249,62 +302,3 @@ def _reaches(crosswalk: pa.Table) -> dict[str, np.ndarray[Any, Any]]:
         if match := re.fullmatch(r"(nwm\d+)-(\d+)", location):
             found.setdefault(match[1], set()).add(int(match[2]))
     return {version: np.array(sorted(ids)) for version, ids in found.items()}
-
-
-def _streamflow(content: Any, reaches: np.ndarray[Any, Any]) -> tuple[Any, Any]:
-    """Reach ids and m^3/s of the wanted reaches that have a value."""
-    packed = content["streamflow"]
-    feature_id = content["feature_id"][()]
-    wanted = np.isin(feature_id, reaches)
-    stored = packed[()][wanted]
-    units = _attribute(packed, "units")
-    if units not in ("m3 s-1", "m^3/s"):
-        raise InvalidInput(f"streamflow is in {units!r}, expected 'm3 s-1'")
-    present = ~np.isin(stored, [_number(packed, "_FillValue"), _number(packed, "missing_value")])
-    # Kept in float32, 0.01 is 0.0099999998; its shortest decimal is what was meant.
-    scale = float(str(_number(packed, "scale_factor", 1.0)))
-    offset = float(str(_number(packed, "add_offset", 0.0)))
-    return feature_id[wanted][present], stored[present] * scale + offset
-
-
-def _series(
-    content: Any,
-    reaches: np.ndarray[Any, Any],
-    chosen: Configuration,
-    version: str,
-    file: RawFile,
-) -> pa.Table:
-    ids, values = _streamflow(content, reaches)
-    constant = {
-        "reference_time": _time(content["reference_time"]) if chosen.forecast else None,
-        "value_time": _time(content["time"]),
-        "unit_name": "m^3/s",
-        "configuration_name": f"{version}_{chosen.name}",
-        "variable_name": VARIABLE,
-        "member": chosen.member,
-        "raw_file_id": file.id,
-    }
-    columns = {
-        name: pa.repeat(pa.scalar(value, SERIES.field(name).type), len(ids))
-        for name, value in constant.items()
-    }
-    columns["value"] = pa.array(values, pa.float64())
-    columns["location_id"] = pa.array([f"{version}-{i}" for i in ids], pa.string())
-    return pa.table(columns, schema=SERIES)
-
-
-def _time(variable: Any) -> dt.datetime:
-    units = _attribute(variable, "units")
-    if not units.startswith("minutes since 1970-01-01"):
-        raise InvalidInput(f"time in {units!r}, expected minutes since 1970-01-01 UTC")
-    return dt.datetime.fromtimestamp(int(variable[0]) * 60, dt.UTC)
-
-
-def _attribute(holder: Any, name: str) -> str:
-    value = holder.attrs.get(name, b"")
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _number(holder: Any, name: str, default: float | None = None) -> Any:
-    value = holder.attrs.get(name)
-    return default if value is None else np.ravel(value)[0]

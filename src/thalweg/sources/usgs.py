@@ -1,60 +1,113 @@
-"""USGS streamflow observations: the instantaneous values service, or NOAA's TimeSlice files.
+"""USGS observations: the NWIS and Water Data services, or NOAA's TimeSlice files.
 
-The warehouse gets `streamflow_hourly_inst`: of the 15-minute values, those on the full hour
-(TEEHR's default), in m^3/s, as `usgs_observations` at `usgs-{site number}`. Values that the
-provider marks as missing (-999999) are left out; their number is in the table's metadata,
-`rows.schema.metadata[b"missing"]`.
+Of the instantaneous values, the warehouse gets those on the full hour (TEEHR's default), as
+`streamflow_hourly_inst` and `stage_hourly_inst`; of the daily values, the means, as
+`streamflow_daily_mean` at midnight UTC of the site's own day. All are `usgs_observations` at
+`usgs-{site number}`, in the provider's unit (`thalweg.ingest` converts it) and with the provider's
+words on their quality. Values that are marked as missing (-999999) are left out; their number is in
+the table's metadata, `rows.schema.metadata[b"missing"]`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import re
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
+from urllib.parse import urljoin
 
-import httpx
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from thalweg import raw
-from thalweg.errors import InvalidInput, NotFound, Unavailable
+from thalweg import http, raw
+from thalweg.errors import InvalidInput, NotFound, Unavailable, nearest
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
+from thalweg.sources import _usgs
 from thalweg.sources._common import (
-    CUBIC_FOOT,
+    SERIES,
     TIME,
-    VARIABLE,
     Moment,
     Progress,
     RemoteObject,
     fetch_objects,
     hours,
-    netcdf,
     period,
-    point,
-    text,
+    understood,
 )
 
-__all__ = ["LICENCE", "TITLE", "fetch", "read"]
+__all__ = ["LICENCE", "TITLE", "fetch", "fetch_sites", "read"]
 
-TITLE = "USGS instantaneous discharge (parameter 00060)"
+TITLE = "USGS discharge and stage, instantaneous or daily, and what is known of the sites"
 LICENCE = "public domain (U.S. Geological Survey)"
 CONFIGURATION = {
     "name": "usgs_observations",
     "type": "primary",
     "description": "USGS streamflow observations",
 }
-DISCHARGE = "00060"
-SITES_PER_REQUEST = 50
-DAYS_PER_REQUEST = 31
-ATTEMPTS = 5
-FIRST_WAIT = 1.0  # seconds; doubled each time
+DISCHARGE, STAGE = "00060", "00065"
+MEAN = "00003"  # statistic code: mean of the day
+#: Variable by parameter code, and whether the values are those of days.
+VARIABLES = {
+    (DISCHARGE, False): "streamflow_hourly_inst",
+    (STAGE, False): "stage_hourly_inst",
+    (DISCHARGE, True): "streamflow_daily_mean",
+}
+#: What NWIS calls a unit that the Water Data API calls by its UDUNITS name.
+UNITS = {"ft3/s": "ft^3/s"}
 MISSING = -999999.0
+SITES_PER_REQUEST = 50
+#: The longest period of one request. The Water Data API gives 50,000 values a page and three years
+#: at most; without a key it answers 50 requests an hour.
+DAYS_PER_REQUEST = {
+    "instantaneous_values": 31,
+    "daily_values": 3653,
+    "continuous": 365,
+    "daily": 3653,
+}
+PAGE = "50000"
+REQUESTS_PER_SECOND = 5
+FIRST_WAIT = 1.0  # seconds
+#: Where a user's own key to the Water Data API is: with one it answers 1,000 requests an hour.
+KEY = "API_USGS_PAT"
+ZONED = r".*T.*(Z|[+-]\d\d:?\d\d)"
+DAY = r"\d{4}-\d\d-\d\d(T00:00:00(\.0+)?)?"
+READERS = {
+    "instantaneous_values": _usgs.read_json,
+    "daily_values": _usgs.read_json,
+    "sites": _usgs.read_rdb,
+    "continuous": _usgs.read_features,
+    "daily": _usgs.read_features,
+    "monitoring-locations": _usgs.read_features,
+    "timeslices": _usgs.read_timeslice,
+}
+#: Dataset by service, and whether the values are those of days.
+VALUES = {
+    ("nwis", False): "instantaneous_values",
+    ("nwis", True): "daily_values",
+    ("waterdata", False): "continuous",
+    ("waterdata", True): "daily",
+}
+PAGED = ("continuous", "daily", "monitoring-locations")
+OF_DAYS = ("daily_values", "daily")
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A question to a service, and the period that its answer speaks of."""
+
+    dataset: str
+    url: str
+    query: Mapping[str, str]
+    valid_from: dt.datetime | None = None
+    valid_to: dt.datetime | None = None
+    kind: str = "json"
+    extension: str = "json"
 
 
 def fetch(
@@ -62,6 +115,9 @@ def fetch(
     start: Moment,
     end: Moment,
     *,
+    parameters: Sequence[str] = (DISCHARGE,),
+    daily: bool = False,
+    service: str = "nwis",
     timeslices: bool = False,
     settings: Settings | None = None,
     progress: Progress | None = None,
@@ -72,13 +128,21 @@ def fetch(
     ----------
     sites
         USGS site numbers, as strings: `"01013500"`. Not used for TimeSlices, which hold all.
+    parameters
+        `"00060"` (discharge) and, unless daily, `"00065"` (stage).
+    daily
+        The means of days, and not the instantaneous values.
+    service
+        `"nwis"`, which the USGS will close in 2027, or `"waterdata"`. The latter says nothing of
+        the sites here (see `fetch_sites`), and answers more often with a key, which it takes from
+        the environment variable API_USGS_PAT.
     timeslices
-        Take the hourly ones of NOAA's TimeSlice files instead of the USGS web service.
+        Take the hourly ones of NOAA's TimeSlice files instead of a web service.
 
     Raises
     ------
     InvalidInput
-        A site number that is none, or an empty period.
+        A site number that is none, an unknown parameter or service, or an empty period.
     NotFound
         The provider has nothing for these sites or this period.
     Unavailable
@@ -89,17 +153,134 @@ def fetch(
     if timeslices:
         wanted = [_timeslice(hour, settings) for hour in hours(first, last)]
         return fetch_objects("usgs", "timeslices", wanted, "ncdf", settings, progress)
-    _check_sites(sites)
-    batches = [sites[i : i + SITES_PER_REQUEST] for i in range(0, len(sites), SITES_PER_REQUEST)]
-    requests = list(product(batches, _windows(first, last)))
-    files = []
+    for parameter in parameters:
+        if (parameter, daily) not in VARIABLES:
+            known = [code for code, of_days in VARIABLES if of_days == daily]
+            raise InvalidInput(f"unknown parameter {parameter!r}{nearest(parameter, known)}")
+    dataset = VALUES[_known(service), daily]
+    windows = _windows(first, last, DAYS_PER_REQUEST[dataset])
+    requests = [
+        _values(dataset, batch, parameters, window, settings)
+        for batch, window in product(_batches(sites), windows)
+    ]
+    return _land_all(requests, settings, progress)
+
+
+def fetch_sites(
+    sites: Sequence[str],
+    *,
+    service: str = "nwis",
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> list[RawFile]:
+    """Land what the USGS knows of these sites: names, places, drainage areas, datums …
+
+    Raises
+    ------
+    InvalidInput, NotFound, Unavailable
+        As `fetch`.
+    """
+    settings = settings or load()
+    requests = [_about(_known(service), batch, settings) for batch in _batches(sites)]
+    return _land_all(requests, settings, progress)
+
+
+def read(files: Iterable[RawFile]) -> dict[str, pa.Table]:
+    """Rows of `primary_timeseries`, `locations` (where the file has them) and `configurations`.
+
+    Files of `fetch_sites` also give `attributes`, `location_attributes` and `units` of these. Of
+    two readings of the same time in one file, the later one counts.
+
+    Raises
+    ------
+    InvalidInput
+        A file is damaged, or is not what the provider promises.
+    """
+    series = [SERIES.empty_table()]
+    places: dict[str, dict[str, Any]] = {}
+    attributes: list[dict[str, Any]] = []
+    missing = 0
+    for file in files:
+        with understood(file, "what the USGS promises"):
+            content = READERS[file.dataset](file)
+            rows, dropped = _rows(content.readings, file)
+        series.append(rows)
+        places |= content.places
+        attributes += content.attributes
+        missing += dropped
+    tables = {
+        "configurations": pa.Table.from_pylist([CONFIGURATION]),
+        "locations": pa.Table.from_pylist(
+            [{"id": key, **place} for key, place in places.items()],
+            pa.schema({"id": pa.string(), "name": pa.string(), "geometry": pa.binary()}),
+        ),
+        "primary_timeseries": pa.concat_tables(series).replace_schema_metadata(
+            {"missing": str(missing)}
+        ),
+    }
+    return tables | (_usgs.attribute_tables(attributes) if attributes else {})
+
+
+def _values(
+    dataset: str,
+    sites: Sequence[str],
+    parameters: Sequence[str],
+    window: tuple[dt.datetime, dt.datetime],
+    settings: Settings,
+) -> _Request:
+    daily = dataset in OF_DAYS
+    if dataset in PAGED:
+        first, last = _days(*window) if daily else (f"{t:%Y-%m-%dT%H:%M:%SZ}" for t in window)
+        url = f"{settings.usgs_api_url}/collections/{dataset}/items"
+        query = {
+            "f": "json",
+            "limit": PAGE,
+            "skipGeometry": "true",
+            "monitoring_location_id": ",".join(f"USGS-{site}" for site in sites),
+            "parameter_code": ",".join(parameters),
+            "time": f"{first}/{last}",
+        } | ({"statistic_id": MEAN} if daily else {})
+    else:
+        first, last = _days(*window) if daily else (f"{t:%Y-%m-%dT%H:%MZ}" for t in window)
+        url = f"{settings.usgs_url}/{'dv' if daily else 'iv'}/"
+        query = {
+            "format": "json",
+            "sites": ",".join(sites),
+            "parameterCd": ",".join(parameters),
+            "startDT": first,
+            "endDT": last,
+            "siteStatus": "all",
+        } | ({"statCd": MEAN} if daily else {})
+    return _Request(dataset, url, query, *window)
+
+
+def _about(service: str, sites: Sequence[str], settings: Settings) -> _Request:
+    if service == "nwis":
+        query = {"format": "rdb", "siteOutput": "expanded", "sites": ",".join(sites)}
+        url = f"{settings.usgs_url}/site/"
+        return _Request("sites", url, query, kind="text/plain", extension="txt")
+    # This collection takes one id as a parameter, but many in a filter.
+    ids = ",".join(f"'USGS-{site}'" for site in sites)
+    query = {"f": "json", "limit": PAGE, "filter-lang": "cql-text", "filter": f"id IN ({ids})"}
+    url = f"{settings.usgs_api_url}/collections/monitoring-locations/items"
+    return _Request("monitoring-locations", url, query)
+
+
+def _land_all(
+    requests: Sequence[_Request], settings: Settings, progress: Progress | None
+) -> list[RawFile]:
+    files: list[RawFile] = []
     nothing = NotFound("USGS was asked for nothing")
-    with httpx.Client(timeout=120, follow_redirects=True) as client:
-        for done, (batch, window) in enumerate(requests, start=1):
+    key = os.environ.get(KEY)
+    keys = {settings.usgs_api_url: {"X-Api-Key": key}} if key else {}
+    with http.Client(
+        first_wait=FIRST_WAIT, per_second=REQUESTS_PER_SECOND, timeout=120, keys=keys
+    ) as client:
+        for done, request in enumerate(requests, start=1):
             try:
-                files.append(_request(client, batch, *window, settings))
+                files += _land(client, request, settings)
             except NotFound as error:  # other batches and windows may have values
-                nothing = error
+                nothing = NotFound(f"USGS has nothing of these sites in this period: {error}")
             if progress:
                 progress(done, len(requests))
     if not files:
@@ -107,169 +288,79 @@ def fetch(
     return files
 
 
-def read(files: Iterable[RawFile]) -> dict[str, pa.Table]:
-    """Rows of `primary_timeseries`, `locations` (where the file has them) and `configurations`.
-
-    Raises
-    ------
-    InvalidInput
-        A file is damaged, is not what the provider promises, or has another unit than ft3/s.
-    """
-    series = []
-    places: dict[str, dict[str, Any]] = {}
-    missing = 0
-    for file in files:
-        reader = _read_timeslice if file.dataset == "timeslices" else _read_json
-        rows, found, dropped = reader(file)
-        series.append(rows)
-        places |= found
-        missing += dropped
-    rows = pa.concat_tables(series) if series else _series([], [], [], "")
-    return {
-        "configurations": pa.Table.from_pylist([CONFIGURATION]),
-        "locations": pa.Table.from_pylist(
-            [{"id": key, **place} for key, place in places.items()],
-            pa.schema({"id": pa.string(), "name": pa.string(), "geometry": pa.binary()}),
-        ),
-        "primary_timeseries": rows.replace_schema_metadata({"missing": str(missing)}),
-    }
+def _land(client: http.Client, request: _Request, settings: Settings) -> list[RawFile]:
+    """The files of an answer: one, or as many as the service has pages."""
+    files: list[RawFile] = []
+    url: str | None = request.url
+    query: Mapping[str, str] | None = request.query
+    asked: set[str] = set()
+    while url:
+        answer = client.get(url, query, kind=request.kind)
+        files.append(
+            raw.land(
+                "usgs", request.dataset, answer.content, extension=request.extension,
+                url=answer.url, headers=answer.headers,
+                valid_from=request.valid_from, valid_to=request.valid_to, settings=settings,
+            )
+        )  # fmt: skip
+        asked.add(answer.url)
+        url, query = _next_page(answer) if request.dataset in PAGED else None, None
+        if url in asked:
+            raise Unavailable(f"the pages of {request.url} go in a circle at {url}; try later")
+    return files
 
 
-def _request(
-    client: httpx.Client,
-    sites: Sequence[str],
-    start: dt.datetime,
-    end: dt.datetime,
-    settings: Settings,
-) -> RawFile:
-    query = {
-        "format": "json",
-        "sites": ",".join(sites),
-        "parameterCd": DISCHARGE,
-        "startDT": f"{start:%Y-%m-%dT%H:%MZ}",
-        "endDT": f"{end:%Y-%m-%dT%H:%MZ}",
-        "siteStatus": "all",
-    }
-    response = _patiently(client, f"{settings.usgs_url}/iv/", query)
-    return raw.land(
-        "usgs", "instantaneous_values", response.content, extension="json",
-        url=str(response.url), headers=dict(response.headers),
-        valid_from=start, valid_to=end, settings=settings,
-    )  # fmt: skip
-
-
-def _patiently(client: httpx.Client, url: str, query: dict[str, str]) -> httpx.Response:
-    """GET, again after 1, 2, 4, 8 seconds where the service is busy or does not answer."""
-    said = ""
-    for attempt in range(ATTEMPTS):
-        try:
-            response = client.get(url, params=query)
-        except httpx.TransportError as error:
-            said, wait = str(error) or type(error).__name__, FIRST_WAIT * 2**attempt
-        else:
-            if response.is_success and "json" in response.headers.get("content-type", ""):
-                return response
-            said = f"{response.status_code} {response.reason_phrase}"
-            if response.status_code == 404:
-                raise NotFound(f"USGS has no discharge of {query['sites']} in this period: {url}")
-            if response.is_client_error and response.status_code not in (408, 429):
-                raise InvalidInput(f"USGS refuses the request ({said}): {response.url}")
-            wait = _retry_after(response, FIRST_WAIT * 2**attempt)
-        if attempt + 1 < ATTEMPTS:
-            time.sleep(wait)
-    raise Unavailable(f"USGS does not give {url} ({said} after {ATTEMPTS} attempts); try later")
-
-
-def _retry_after(response: httpx.Response, default: float) -> float:
-    given = response.headers.get("retry-after", "")
-    return min(float(given), 60.0) if given.isdigit() else default
-
-
-def _read_json(file: RawFile) -> tuple[pa.Table, dict[str, dict[str, Any]], int]:
+def _next_page(answer: http.Answer) -> str | None:
     try:
-        answer = json.loads(raw.read(file))["value"]["timeSeries"]
-        parts = [s for s in answer if s["variable"]["variableCode"][0]["value"] == DISCHARGE]
-        return _read_series(parts, file)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        if isinstance(error, InvalidInput):
-            raise
-        raise InvalidInput(
-            f"{file.uri} is not an answer of the USGS instantaneous values service "
-            f"({type(error).__name__}: {error}); it came from {file.url}"
-        ) from error
+        page = json.loads(answer.content)
+        links = [link["href"] for link in page.get("links", []) if link["rel"] == "next"]
+        return urljoin(answer.url, links[0]) if page["features"] and links else None
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise Unavailable(
+            f"{answer.url} gave no page of features ({type(error).__name__}: {error}); what came "
+            f"before it has landed; try later"
+        ) from None
 
 
-def _read_series(
-    parts: list[dict[str, Any]], file: RawFile
-) -> tuple[pa.Table, dict[str, dict[str, Any]], int]:
-    times: list[str] = []
-    values: list[str] = []
-    ids: list[str] = []
-    places: dict[str, dict[str, Any]] = {}
-    for part in parts:
-        site = part["sourceInfo"]
-        location = f"usgs-{site['siteCode'][0]['value']}"
-        unit = part["variable"]["unit"]["unitCode"]
-        if unit != "ft3/s":
-            raise InvalidInput(f"{file.uri}: {location} is in {unit!r}, expected 'ft3/s'")
-        at = site["geoLocation"]["geogLocation"]
-        geometry = point(at["longitude"], at["latitude"])
-        places[location] = {"name": site["siteName"], "geometry": geometry}
-        # A site may have more than one sensor; the first that has values is the main one.
-        blocks = [block["value"] for block in part["values"] if block["value"]]
-        readings = blocks[0] if blocks else []
-        times += [reading["dateTime"] for reading in readings]
-        values += [reading["value"] for reading in readings]
-        ids += [location] * len(readings)
-    when = pd.to_datetime(pd.Series(times, dtype=object), utc=True, format="ISO8601")
-    discharge = np.array(values, dtype=float)
-    hourly = ((when.dt.minute == 0) & (when.dt.second == 0)).to_numpy(bool)
-    present = np.isfinite(discharge) & (discharge != MISSING)
-    keep = hourly & present
-    rows = _series(
-        when[keep].dt.tz_convert(None).to_numpy("datetime64[us]"),
-        discharge[keep] * CUBIC_FOOT,
-        np.array(ids, dtype=object)[keep],
-        file.id,
+def _rows(readings: pd.DataFrame, file: RawFile) -> tuple[pa.Table, int]:
+    """Rows of the variables known here, on the hour or of days, and how many are missing."""
+    daily = file.dataset in OF_DAYS
+    variables = {code: name for (code, of_days), name in VARIABLES.items() if of_days == daily}
+    wanted = readings["parameter"].isin(variables.keys())
+    readings = readings[wanted & (readings["statistic"] == MEAN) if daily else wanted]
+    for time in readings["time"]:
+        if not re.fullmatch(DAY if daily else ZONED, time):
+            raise ValueError(
+                f"{time!r} is not {'a day' if daily else 'a time with its UTC offset'}"
+            )
+    rows = readings.assign(
+        time=pd.to_datetime(readings["time"], utc=True, format="ISO8601").dt.as_unit("us"),
+        value=[np.nan if value in (None, "") else float(value) for value in readings["value"]],
+        unit=[UNITS.get(unit, unit) for unit in readings["unit"]],
+        variable=[variables[code] for code in readings["parameter"]],
     )
-    return rows, places, int((hourly & ~present).sum())
+    rows = rows[rows["time"] == rows["time"].dt.floor("h")]
+    rows = rows.drop_duplicates(["location", "variable", "time"], keep="last")
+    rows = rows.sort_values(["location", "variable", "time"])
+    present = np.isfinite(rows["value"]) & (rows["value"] != MISSING)
+    return _series(rows[present], file), int((~present).sum())
 
 
-def _read_timeslice(file: RawFile) -> tuple[pa.Table, dict[str, dict[str, Any]], int]:
-    """A TimeSlice: one reading a gauge, m^3/s, with the time of the reading itself.
-
-    A discharge of zero comes with quality 0, all others with 100: zero is kept, a dry river is
-    an observation too.
-    """
-    with netcdf(raw.read(file), f"raw file {file.id} from {file.url}") as content:
-        unit = bytes(content["discharge"].attrs["units"]).decode()
-        if unit != "m^3/s":
-            raise InvalidInput(f"{file.uri}: discharge is in {unit!r}, expected 'm^3/s'")
-        sites = text(content["stationId"][()])
-        moments = text(content["time"][()])
-        discharge = content["discharge"][()].astype(float)
-    when = np.array([moment.replace("_", "T") for moment in moments], "datetime64[us]")
-    hourly = when == when.astype("datetime64[h]")
-    present = np.isfinite(discharge) & (discharge >= 0)
-    keep = hourly & present
-    ids = np.array([f"usgs-{site}" for site in sites], dtype=object)
-    rows = _series(when[keep], discharge[keep], ids[keep], file.id)
-    return rows, {}, int((hourly & ~present).sum())
-
-
-def _series(when: Any, values: Any, locations: Any, raw_file_id: str) -> pa.Table:
-    n = len(values)
+def _series(rows: pd.DataFrame, file: RawFile) -> pa.Table:
+    n = len(rows)
+    columns = {
+        "reference_time": pa.nulls(n, TIME),
+        "value_time": rows["time"],
+        "value": rows["value"],
+        "unit_name": rows["unit"],
+        "location_id": rows["location"],
+        "configuration_name": [CONFIGURATION["name"]] * n,
+        "variable_name": rows["variable"],
+        "quality_code": rows["quality"].mask(rows["quality"] == ""),
+        "raw_file_id": [file.id] * n,
+    }
     return pa.table(
-        {
-            "reference_time": pa.nulls(n, TIME),
-            "value_time": pa.array(when, pa.timestamp("us")).cast(TIME),
-            "value": pa.array(values, pa.float64()),
-            "unit_name": pa.array(["m^3/s"] * n, pa.string()),
-            "location_id": pa.array(locations, pa.string()),
-            "configuration_name": pa.array([CONFIGURATION["name"]] * n, pa.string()),
-            "variable_name": pa.array([VARIABLE] * n, pa.string()),
-            "raw_file_id": pa.array([raw_file_id] * n, pa.string()),
-        }
+        {name: pa.array(columns[name], SERIES.field(name).type) for name in SERIES.names}
     )
 
 
@@ -282,10 +373,28 @@ def _timeslice(hour: dt.datetime, settings: Settings) -> RemoteObject:
     return RemoteObject(uri, hour, hour)
 
 
-def _windows(start: dt.datetime, end: dt.datetime) -> list[tuple[dt.datetime, dt.datetime]]:
-    step = dt.timedelta(days=DAYS_PER_REQUEST)
+def _batches(sites: Sequence[str]) -> list[Sequence[str]]:
+    _check_sites(sites)
+    return [sites[i : i + SITES_PER_REQUEST] for i in range(0, len(sites), SITES_PER_REQUEST)]
+
+
+def _windows(
+    start: dt.datetime, end: dt.datetime, days: int
+) -> list[tuple[dt.datetime, dt.datetime]]:
+    step = dt.timedelta(days=days)
     starts = [start + i * step for i in range(-((start - end) // step))]
     return [(first, min(first + step, end)) for first in starts]
+
+
+def _days(start: dt.datetime, end: dt.datetime) -> tuple[str, str]:
+    """The first and the last day of a period that ends before `end`."""
+    return f"{start:%Y-%m-%d}", f"{end - dt.timedelta(microseconds=1):%Y-%m-%d}"
+
+
+def _known(service: str) -> str:
+    if service not in ("nwis", "waterdata"):
+        raise InvalidInput(f"unknown service {service!r}{nearest(service, ['nwis', 'waterdata'])}")
+    return service
 
 
 def _check_sites(sites: Sequence[str]) -> None:

@@ -7,6 +7,23 @@
 
 from thalweg.warehouse.access import names, read, table
 from thalweg.warehouse.merge import Written, write, write_all
+from thalweg.warehouse.query import joined, sql
+from thalweg.warehouse.upkeep import Snapshot, Upkeep, maintain, snapshots
 from thalweg.warehouse.versions import migrate, plan
 
-__all__ = ["Written", "migrate", "names", "plan", "read", "table", "write", "write_all"]
+__all__ = [
+    "Snapshot",
+    "Upkeep",
+    "Written",
+    "joined",
+    "maintain",
+    "migrate",
+    "names",
+    "plan",
+    "read",
+    "snapshots",
+    "sql",
+    "table",
+    "write",
+    "write_all",
+]

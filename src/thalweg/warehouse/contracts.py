@@ -7,12 +7,14 @@ a column that is missing or of another type, is an error.
 from __future__ import annotations
 
 import datetime as dt
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import pandera.polars as pandera
 import polars as pl
 import pyarrow as pa
@@ -20,9 +22,12 @@ import pyarrow.compute as pc
 
 from thalweg.settings import Settings
 from thalweg.warehouse.access import definition, read
-from thalweg.warehouse.merge import conform
+from thalweg.warehouse.merge import conform, key_codes
 from thalweg.warehouse.schema import FRESHNESS, NUMBER, QUANTITIES, TEXT, TIME, Quantity
 from thalweg.warehouse.units import line, measured, pairs
+
+# Importing pandera makes Arrow take times by their clock and forget their zone (it is for Spark).
+os.environ.pop("PYARROW_IGNORE_TIMEZONE", None)
 
 __all__ = ["Clause", "Freshness", "check", "clauses", "freshness"]
 
@@ -86,7 +91,7 @@ def check(name: str, rows: pa.Table, settings: Settings | None = None) -> tuple[
     columns: dict[str, Any] = {}
     for column in batch.frame.columns:
         checks = [
-            pandera.Check(partial(_select, clause, batch), name=str(i), n_failure_cases=1)
+            pandera.Check(_selecting(clause, batch), name=str(i), n_failure_cases=1)
             for i, clause in enumerate(found)
             if clause.column == column
         ]
@@ -150,8 +155,8 @@ class Batch:
     @cached_property
     def doubled(self) -> bool:
         """Whether a raw file gives a key twice."""
-        keys = self.frame.select(pl.struct(*self.declared.key, "raw_file_id").hash())
-        return keys.to_series().n_unique() < self.frame.height
+        codes = np.sort(key_codes(self.rows, (*self.declared.key, "raw_file_id")))
+        return bool((codes[1:] == codes[:-1]).any())
 
 
 def _clauses(name: str) -> Iterator[Clause]:
@@ -176,8 +181,10 @@ def _clauses(name: str) -> Iterator[Clause]:
         yield Clause("value", "one value of a raw file for a key", _single)
 
 
-def _select(clause: Clause, batch: Batch, data: Any) -> Any:
-    return data.lazyframe.select(clause.holds(batch))
+def _selecting(clause: Clause, batch: Batch) -> Callable[[Any], Any]:
+    # A function, which pandera's deep copies of its schema leave alone: not a partial, with which
+    # they would copy the rows.
+    return lambda data: data.lazyframe.select(clause.holds(batch))
 
 
 def _there(column: str, _batch: Batch) -> pl.Expr:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import Literal
+from typing import Any, Literal
 
 import duckdb
 import numpy as np
@@ -44,12 +44,13 @@ from thalweg.warehouse.schema import (
     TableDefinition,
 )
 
-__all__ = ["Written", "conform", "write", "write_all"]
+__all__ = ["Written", "conform", "key_codes", "write", "write_all"]
 
 ATTEMPTS = 40
 _SEEN: dict[tuple[str, str], set[str]] = {}
 # Above this many values a range says as much as a list, and is cheaper to test.
 LONGEST_LIST = 200
+MOST_CODES = 2**62
 
 
 @dataclass(frozen=True)
@@ -272,17 +273,33 @@ def _complete(name: str, rows: pa.Table, declared: TableDefinition) -> pa.Table:
     return rows.cast(declared.arrow)
 
 
+def key_codes(rows: pa.Table, key: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """A number for each row: in order of the key, null last, and equal where the key is."""
+    codes = np.zeros(rows.num_rows, np.int64)
+    size = 1
+    for column in key:
+        values = rows[column].dictionary_encode().unify_dictionaries().combine_chunks()
+        count = len(values.dictionary)
+        rank = np.full(count + 1, count)
+        rank[pc.sort_indices(values.dictionary).to_numpy()] = np.arange(count)
+        if size * (count + 1) > MOST_CODES:
+            distinct, codes = np.unique(codes, return_inverse=True)
+            size = len(distinct)
+        codes = codes * (count + 1) + rank[values.indices.fill_null(count).to_numpy()]
+        size *= count + 1
+    return codes
+
+
 def _last_by_key(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
     """The last row of each key, in order of the key."""
-    names = ", ".join(f'"{c}"' for c in key)
-    last = _query(
-        f"SELECT max(row) AS row FROM rows GROUP BY {names} ORDER BY {names}",  # noqa: S608
-        rows=_numbered(rows.select(key)),
-    )
-    return _rows(rows, last["row"])
+    codes = key_codes(rows, key)
+    order = np.argsort(codes, kind="stable")
+    codes = codes[order]
+    is_last = np.append(codes[1:] != codes[:-1], True)[: rows.num_rows]
+    return _rows(rows, pa.array(order[is_last]))
 
 
-def _rows(rows: pa.Table, numbers: pa.ChunkedArray) -> pa.Table:
+def _rows(rows: pa.Table, numbers: pa.ChunkedArray | pa.Array) -> pa.Table:
     """These rows, in this order; without a copy where they are all, in order."""
     order = numbers.to_numpy()
     return rows if np.array_equal(order, np.arange(rows.num_rows)) else rows.take(numbers)

@@ -1,0 +1,118 @@
+"""Forecasts of ECMWF's IFS, open data on 0.25°: some fields of each file, by its index.
+
+The archive of ECMWF keeps a few days, its mirrors in the clouds all; `ifs_url` may name one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Sequence
+
+import xarray as xr
+
+from thalweg.errors import InvalidInput
+from thalweg.raw import RawFile
+from thalweg.settings import Settings, load
+from thalweg.sources import _grib
+from thalweg.sources._common import Moment, Progress, hours, period
+from thalweg.sources._messages import Part, RemoteGrib, fetch_messages
+
+__all__ = ["LICENCE", "TITLE", "fetch", "read"]
+
+TITLE = "ECMWF IFS open data, forecasts on 0.25°"
+LICENCE = "CC-BY-4.0 (ECMWF)"
+ATTRIBUTES = {
+    "title": TITLE,
+    "institution": "European Centre for Medium-Range Weather Forecasts",
+    "license": LICENCE,
+    "configuration_name": "ifs_oper",
+}
+CYCLES = (0, 6, 12, 18)
+#: Steps in hours of the issues of 0 and 12 h; those of 6 and 18 h end at 90 h.
+STEPS = (*range(0, 145, 3), *range(150, 241, 6))
+LAST_SHORT = 90
+FIELDS = ("2t", "2d", "tp")
+
+
+def fetch(
+    start: Moment,
+    end: Moment,
+    *,
+    fields: Sequence[str] = FIELDS,
+    steps: Sequence[int] = STEPS,
+    levels: Sequence[int] = (),
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> list[RawFile]:
+    """Land fields of all forecasts issued from `start` on and before `end`.
+
+    Parameters
+    ----------
+    start, end
+        Issue times (0, 6, 12, 18 h UTC); a date is its midnight.
+    fields
+        ECMWF's short names: `2t`, `2d`, `tp`, `10u`, `msl` … On pressure levels `t`, `gh` …
+    steps
+        Lead times in hours.
+    levels
+        Pressure levels in hPa; without them, fields at the surface only.
+
+    Raises
+    ------
+    InvalidInput
+        An empty period, or a step that there is not.
+    NotFound, Unavailable
+        None of the files is there, or the server does not answer.
+    """
+    settings = settings or load()
+    if wrong := set(steps) - set(STEPS):
+        raise InvalidInput(f"the IFS has no step of {min(wrong)} h; steps are {STEPS}")
+    wanted = [
+        _file(issue, step, settings)
+        for issue in hours(*period(start, end))
+        if issue.hour in CYCLES
+        for step in steps
+        if issue.hour in (0, 12) or step <= LAST_SHORT
+    ]
+
+    def choose(index: str) -> list[Part]:
+        return _chosen(index, set(fields), {str(level) for level in levels})
+
+    return fetch_messages("ifs", "oper", wanted, choose, settings, progress)
+
+
+def read(files: Iterable[RawFile], *, area: _grib.Area | None = None) -> dict[str, xr.Dataset]:
+    """Fields by type of level, for `thalweg.gridded.write`.
+
+    Parameters
+    ----------
+    area
+        West, south, east, north in degrees, to keep a part of the globe.
+
+    Raises
+    ------
+    InvalidInput
+        A file is damaged or no GRIB.
+    """
+    return _grib.read(files, area=area, attributes=ATTRIBUTES)
+
+
+def _file(issue: dt.datetime, step: int, settings: Settings) -> RemoteGrib:
+    name = f"{issue:%Y%m%d/%H}z/ifs/0p25/oper/{issue:%Y%m%d%H}0000-{step}h-oper-fc"
+    url = f"{settings.ifs_url}/{name}"
+    return RemoteGrib(f"{url}.grib2", f"{url}.index", issue + dt.timedelta(hours=step))
+
+
+def _chosen(index: str, fields: set[str], levels: set[str]) -> list[Part]:
+    """Parts of the messages of these fields: a line of JSON describes each."""
+    try:
+        lines = [json.loads(line) for line in index.splitlines() if line.strip()]
+        return [
+            (line["_offset"], line["_offset"] + line["_length"])
+            for line in lines
+            if line["param"] in fields
+            and (line["levtype"] == "sfc" or line.get("levelist") in levels)
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"not an index of ECMWF's ({error}): {index[:60]!r}") from None

@@ -1,0 +1,433 @@
+"""GRIB as fields: real files against what ecCodes and cfgrib say; damage; fetching by an index."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyproj  # noqa: F401  # before ecCodes, as the library does
+import pytest
+import xarray as xr
+
+from tests.damage import damaged
+from thalweg import database, raw
+from thalweg.errors import InvalidInput, NotFound, Unavailable
+from thalweg.raw import RawFile
+from thalweg.settings import Settings, load
+from thalweg.sources import _grib, cams, era5, gfs, ifs
+
+eccodes = _grib.eccodes
+
+FILES = {
+    "ecmwf_ifs_open/ecmwf_019cf6d7.grib": 4,
+    "era5_uk/era5-2mt-2019-03-uk.grib": 744,
+    "grib_samples/cams-egg4-monthly.grib": 4,
+    "grib_samples/era5-levels-members.grib": 160,
+    "grib_samples/era5-single-level-scalar-time.grib": 1,
+    "grib_samples/fields_with_missing_values.grib": 2,
+    "grib_samples/nam.t00z.awp21100.tm00.grib2": 181,
+    "grib_samples/t_analysis_and_fc_0.grib": 1,
+}
+
+
+@pytest.fixture
+def ready(store: Settings) -> Settings:
+    database.migrate()
+    return store
+
+
+def landed(content: bytes, name: str = "test:grib") -> RawFile:
+    return raw.land("grib", "test", content, extension="grib", url=name)
+
+
+def messages(path: Path) -> Iterator[eccodes.GRIBMessage]:
+    eccodes.codes_grib_multi_support_on()
+    with path.open("rb") as stream:
+        eccodes.codes_grib_multi_support_reset_file(stream)
+        while (handle := eccodes.codes_grib_new_from_file(stream)) is not None:
+            yield eccodes.GRIBMessage(handle)
+
+
+def made(**keys: object) -> bytes:
+    """A message of 3 by 4 points, longitudes 0 to 3, latitudes 2 to 0; values count from 0."""
+    message = eccodes.GRIBMessage(eccodes.codes_grib_new_from_samples("regular_ll_sfc_grib2"))
+    grid = {"Ni": 4, "Nj": 3, "latitudeOfFirstGridPointInDegrees": 2.0,
+            "latitudeOfLastGridPointInDegrees": 0.0, "longitudeOfFirstGridPointInDegrees": 0.0,
+            "longitudeOfLastGridPointInDegrees": 3.0, "iDirectionIncrementInDegrees": 1.0,
+            "jDirectionIncrementInDegrees": 1.0, "dataDate": 20260316, "dataTime": 0}  # fmt: skip
+    values = np.asarray(keys.pop("values", np.arange(12.0)))
+    for key, value in (grid | keys).items():
+        message.set(key, value, check_values=False)
+    message.set("values", values, check_values=False)
+    return bytes(message.get_buffer())
+
+
+@pytest.mark.parametrize(("name", "count"), FILES.items())
+def test_every_field_has_the_values_that_eccodes_reads(
+    ready: Settings, shared_data: Path, name: str, count: int
+) -> None:
+    """At five points of each message, and how many values it misses."""
+    path = shared_data / name
+    found = _grib.read([landed(path.read_bytes(), name)])
+    ids = [v for d in found.values() for n, v in d.items() if n.endswith("_raw_file")]
+    assert sum(int(v.any("half").sum()) for v in ids) == count
+    seen, cells = 0, {}
+    for message in messages(path):
+        kind = message["stepType"]
+        group = found[message["typeOfLevel"] + ("" if kind == "instant" else f"_{kind}")]
+        field = group[_grib._name(message)]
+        date, hour = str(message["dataDate"]), message["dataTime"] // 100
+        issued = np.datetime64(f"{date[:4]}-{date[4:6]}-{date[6:]}T{hour:02d}", "ns")
+        at = {
+            "time": issued,
+            "step": np.timedelta64(int(message["endStep:int"]), "h"),
+            "number": message.get("number"),
+            message["typeOfLevel"]: (message["topLevel"] + message["bottomLevel"]) / 2,
+        }
+        index = [int(group.indexes[axis].get_loc(at[axis])) for axis in field.dims[:-2]]
+        values = field.values[tuple(index)]
+        assert int(np.isnan(values).sum()) == message["numberOfMissing"]
+        message.set("missingValue", 1e30, check_values=False)
+        flat, grid = message["values"], message["md5GridSection"]
+        if grid not in cells:
+            lat, lon = message["latitudes"], message["longitudes"]
+            some = np.linspace(0, flat.size - 1, 5).astype(int)
+            cells[grid] = {i: _cell(group, lat[i], lon[i]) for i in some}
+        for i, cell in cells[grid].items():
+            expected = np.nan if flat[i] == 1e30 else np.float32(flat[i])
+            np.testing.assert_array_equal(values[cell], expected)
+        seen += 1
+    assert seen == count
+
+
+def _cell(group: xr.Dataset, latitude: float, longitude: float) -> tuple[int, ...]:
+    """Row and column of the cell at a point."""
+    lat, lon = group["latitude"].values, group["longitude"].values
+    if lat.ndim == 1:
+        lat, lon = lat[:, None], lon[None, :]
+    far = abs(lat - latitude) + abs((lon - longitude + 180) % 360 - 180)
+    cell = np.unravel_index(np.argmin(far), far.shape)
+    assert far[cell] < 1e-4
+    return cell
+
+
+def test_the_ifs_is_what_cfgrib_makes_of_it(ready: Settings, shared_data: Path) -> None:
+    path = shared_data / "ecmwf_ifs_open" / "ecmwf_019cf6d7.grib"
+    ours = ifs.read([landed(path.read_bytes())])["heightAboveGround"]
+    theirs = xr.open_dataset(
+        path, engine="cfgrib", decode_timedelta=True, backend_kwargs={"indexpath": ""}
+    )
+    theirs = theirs.assign_coords(longitude=(theirs["longitude"] + 180) % 360 - 180)
+    theirs = theirs.sortby(["latitude", "longitude"])
+    for name in ("t2m", "d2m"):
+        np.testing.assert_array_equal(ours[name].squeeze(), theirs[name])
+        for attribute in ("units", "standard_name", "long_name"):
+            assert ours[name].attrs.get(attribute, "unknown") == theirs[name].attrs[attribute]
+    np.testing.assert_array_equal(ours["valid_time"].squeeze(), theirs["valid_time"])
+    for axis in ("latitude", "longitude", "step"):
+        np.testing.assert_allclose(ours[axis].values.astype(float), theirs[axis].values.astype(float))  # noqa: E501  # fmt: skip
+
+
+def test_fields_say_what_they_are(ready: Settings, shared_data: Path) -> None:
+    path = shared_data / "grib_samples" / "era5-levels-members.grib"
+    fields = era5.read([landed(path.read_bytes())])["isobaricInhPa"]
+    said = fields["t"].attrs
+    assert (said["standard_name"], said["units"]) == ("air_temperature", "K")
+    assert (said["cell_methods"], said["GRIB_dataType"]) == ("time: point", "an")
+    assert fields["z"].attrs["units"] == "m2 s-2"
+    assert fields["isobaricInhPa"].attrs == {
+        "standard_name": "air_pressure", "units": "hPa", "positive": "down", "axis": "Z"
+    }  # fmt: skip
+    assert fields["number"].values.tolist() == list(range(10))
+    for axis in ("time", "step", "number", "isobaricInhPa", "latitude", "longitude"):
+        assert fields.indexes[axis].is_monotonic_increasing, axis
+    assert (fields["longitude"].min(), fields["longitude"].max()) == (-180, 177)
+    assert fields.attrs["Conventions"] == "CF-1.11"
+    assert fields.attrs["configuration_name"] == "era5_reanalysis"
+
+
+def test_a_map_projection_keeps_rows_and_columns(ready: Settings, shared_data: Path) -> None:
+    """NAM grid 211: both winds of one message, and a parameter that ecCodes cannot name."""
+    path = shared_data / "grib_samples" / "nam.t00z.awp21100.tm00.grib2"
+    found = _grib.read([landed(path.read_bytes())])
+    levels = found["isobaricInhPa"]
+    assert levels["u"].dims == levels["v"].dims == ("time", "step", "isobaricInhPa", "y", "x")
+    assert levels["latitude"].dims == ("y", "x")
+    assert levels["latitude"][0].mean() < levels["latitude"][-1].mean()
+    assert found["surface_accum"]["tp"].attrs["cell_methods"] == "time: sum"
+    assert "unknown_0_3_196" in found["surface"]
+
+
+def test_a_part_of_the_globe(ready: Settings, shared_data: Path) -> None:
+    file = landed((shared_data / "ecmwf_ifs_open" / "ecmwf_019cf6d7.grib").read_bytes())
+    whole = ifs.read([file])["heightAboveGround"]
+    part = ifs.read([file], area=(-82.0, 36.0, -79.0, 38.0))["heightAboveGround"]
+    assert part["latitude"].values.tolist() == np.arange(36, 38.25, 0.25).tolist()
+    assert part["longitude"].values.tolist() == np.arange(-82, -78.75, 0.25).tolist()
+    xr.testing.assert_equal(part["t2m"], whole["t2m"].sel(part[["latitude", "longitude"]].coords))
+    with pytest.raises(InvalidInput, match="no point of the grid"):
+        ifs.read([file], area=(0.01, 0.01, 0.02, 0.02))
+
+
+@pytest.mark.parametrize("down", [0, 1])
+@pytest.mark.parametrize("west", [0, 1])
+def test_rows_and_columns_are_put_in_order(ready: Settings, down: int, west: int) -> None:
+    """However a grid is scanned, a value stays at its place."""
+    values = np.arange(12.0).reshape(3, 4)  # north to south, west to east
+    ends = {"iScansNegatively": west, "jScansPositively": down}
+    if down:
+        ends |= {"latitudeOfFirstGridPointInDegrees": 0.0, "latitudeOfLastGridPointInDegrees": 2.0}
+    if west:
+        ends |= {
+            "longitudeOfFirstGridPointInDegrees": 3.0,
+            "longitudeOfLastGridPointInDegrees": 0.0,
+        }
+    scanned = values[:: -1 if down else 1, :: -1 if west else 1]
+    field = _grib.read([landed(made(**ends, values=scanned.ravel()))])["surface"]["t"]
+    assert field.sel(latitude=2.0, longitude=1.0).item() == 1
+    np.testing.assert_array_equal(field.squeeze(), values[::-1])
+
+
+def test_a_grid_across_the_date_line_stays_whole(ready: Settings) -> None:
+    ends = {"longitudeOfFirstGridPointInDegrees": 178.0, "longitudeOfLastGridPointInDegrees": 181.0}
+    field = _grib.read([landed(made(**ends))])["surface"]["t"]
+    assert field["longitude"].values.tolist() == [178, 179, 180, 181]
+    assert field.sel(latitude=2.0, longitude=181.0).item() == 3
+
+
+def test_spans_of_time_are_kept_apart(ready: Settings) -> None:
+    """Rain since the issue, and in the last three of six hours, of one name and one valid time."""
+
+    def rain(first: int, last: int, value: float) -> bytes:
+        keys = {"productDefinitionTemplateNumber": 8, "shortName": "tp", "stepType": "accum"}
+        return made(**keys, stepRange=f"{first}-{last}", values=np.full(12, value))
+
+    found = _grib.read([landed(rain(0, 3, 1.0) + rain(0, 6, 3.0) + rain(3, 6, 2.0))])
+    assert set(found) == {"surface_accum", "surface_accum_3h"}
+    total = found["surface_accum"]["tp"]
+    assert total.isel(latitude=0, longitude=0).values.tolist() == [[1.0, 3.0]]
+    assert (total["step"] / np.timedelta64(1, "h")).values.tolist() == [3, 6]
+    assert found["surface_accum_3h"]["tp"].isel(latitude=0, longitude=0).values.tolist() == [[2.0]]
+
+
+def test_of_the_same_field_the_last_file_counts_and_one_file_has_one(ready: Settings) -> None:
+    first, second = landed(made()), landed(made(values=np.arange(12.0) + 1))
+    fields = _grib.read([first, second])["surface"]
+    assert fields["t"].max() == 12
+    halves = fields["t_raw_file"].values[0, 0]
+    assert f"{(int(halves[0]) << 64) | int(halves[1]):032x}" == second.id.replace("-", "")
+    both = landed(made() + made(dataDate=20260317) + made(values=np.arange(12.0) + 1))
+    with pytest.raises(InvalidInput, match=r"two different fields t \(surface\).*select"):
+        _grib.read([both])
+    only = _grib.read([both], select={"dataDate": 20260317})["surface"]
+    assert only["time"].values.astype("datetime64[D]").astype(str).tolist() == ["2026-03-17"]
+
+
+def test_what_cannot_be_read_is_said(ready: Settings) -> None:
+    other = made(longitudeOfLastGridPointInDegrees=1.5, iDirectionIncrementInDegrees=0.5)
+    with pytest.raises(InvalidInput, match="on different grids: read their files apart"):
+        _grib.read([landed(made()), landed(other)])
+    spectral = eccodes.GRIBMessage(eccodes.codes_grib_new_from_samples("sh_ml_grib2"))
+    with pytest.raises(InvalidInput, match="grid of type 'sh' is not read"):
+        _grib.read([landed(bytes(spectral.get_buffer()))])
+    # Padding with zeros is no damage, anything else between messages is.
+    padded = _grib.read([landed(made() + bytes(18) + made(dataDate=20260317) + bytes(7))])
+    assert padded["surface"].sizes["time"] == 2
+    with pytest.raises(InvalidInput, match="is not whole GRIB"):
+        _grib.read([landed(made() + b"rubbish" + made(dataDate=20260317))])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["grib_samples/cams-egg4-monthly.grib", "grib_samples/fields_with_missing_values.grib", "two"],
+)
+def test_damage_is_refused_or_seen_by_nobody(ready: Settings, shared_data: Path, name: str) -> None:
+    """Cut, emptied or replaced: refused. One flipped byte, for which GRIB has no checksum: refused
+    or read, but no other error; what landed is guarded by its SHA-256."""
+    second = made(shortName="2t") + made(shortName="2d", dataDate=20260317)
+    content = second if name == "two" else (shared_data / name).read_bytes()
+    refused = 0
+    for what, bytes_ in damaged(content):
+        try:
+            found = _grib.read([landed(bytes_, what)])
+        except InvalidInput as error:
+            refused += 1
+            said = str(error)
+            continue
+        # Cut between messages or in the padding after one, it is a shorter file, and right.
+        assert "flipped" in what or content.startswith(bytes_), what
+        if "flipped" not in what:
+            whole = _grib.read([landed(content)])
+            for group, fields in found.items():
+                for field in fields.data_vars:
+                    if not field.endswith("_raw_file"):
+                        part = whole[group][field].sel(fields[field].indexes)
+                        known = fields[f"{field}_raw_file"].any("half")
+                        xr.testing.assert_equal(fields[field].where(known), part.where(known))
+    assert refused >= 20
+    assert "\n" not in said
+
+
+class Files(SimpleHTTPRequestHandler):
+    """Files of a folder with ETag and byte ranges, as the open buckets have them."""
+
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            return self.send_error(404)
+        content, given = path.read_bytes(), self.headers.get("Range")
+        self.asked.append(f"{path.name} {given or ''}".strip())
+        if given:
+            first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", given).groups()
+            part = content[int(first) : int(last) + 1 if last else None]
+            self.send_response(206)
+            place = f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}"
+            self.send_header("Content-Range", place)
+        else:
+            part = content
+            self.send_response(200)
+        self.send_header("ETag", f'"{len(content)}"')
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Iterator[SimpleNamespace]:
+    """A folder, and the server that gives its files."""
+    asked: list[str] = []
+    handler = partial(type("Replay", (Files,), {"asked": asked}), directory=str(tmp_path))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield SimpleNamespace(
+        folder=tmp_path, asked=asked, url=f"http://127.0.0.1:{server.server_port}"
+    )
+    server.shutdown()
+    server.server_close()
+
+
+def put(bucket: SimpleNamespace, path: str, content: bytes) -> None:
+    file = bucket.folder / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+
+
+def test_ifs_messages_by_their_index(
+    ready: Settings, shared_data: Path, bucket: SimpleNamespace
+) -> None:
+    """The real messages laid out as ECMWF has them, with fields that nobody asked for between."""
+    path = shared_data / "ecmwf_ifs_open" / "ecmwf_019cf6d7.grib"
+    for step in (0, 3):
+        content, lines = b"", []
+        parts = [(m["shortName"], bytes(m.get_buffer())) for m in messages(path)
+                 if m["endStep:int"] == step]  # fmt: skip
+        for name, part in [("msl", made(shortName="msl")), *parts, ("10u", made())]:
+            lines.append({"param": name, "levtype": "sfc", "step": str(step),
+                          "_offset": len(content), "_length": len(part)})  # fmt: skip
+            content += part
+        lines.append({"param": "t", "levtype": "pl", "levelist": "850", "_offset": 0, "_length": 1})
+        stem = f"20260316/00z/ifs/0p25/oper/20260316000000-{step}h-oper-fc"
+        put(bucket, f"{stem}.grib2", content)
+        put(bucket, f"{stem}.index", "\n".join(map(json.dumps, lines)).encode())
+    settings = load(ifs_url=bucket.url)
+    seen: list[tuple[int, int]] = []
+    ask = {"fields": ["2t", "2d", "t"], "steps": [0, 3, 6], "settings": settings}
+    files = ifs.fetch("2026-03-16", "2026-03-16T05:00", **ask, progress=lambda *s: seen.append(s))
+    assert seen[-1] == (3, 3)  # the third is not there
+    assert [f.valid_from.hour for f in files] == [0, 3]
+    assert all(re.fullmatch(r"bytes=\d+-\d+", f.headers["range"]) for f in files)
+    assert (
+        files[0].url == f"{bucket.url}/20260316/00z/ifs/0p25/oper/20260316000000-0h-oper-fc.grib2"
+    )
+    whole = ifs.read([landed(path.read_bytes())])["heightAboveGround"]
+    xr.testing.assert_equal(ifs.read(files)["heightAboveGround"][["t2m", "d2m"]], whole[["t2m", "d2m"]])  # noqa: E501  # fmt: skip
+    bucket.asked.clear()
+    assert ifs.fetch("2026-03-16", "2026-03-16T05:00", **ask) == files
+    assert all("index" in asked or asked.endswith(f"-{int(asked.split('=')[1].split('-')[0]) + 3}")
+               for asked in bucket.asked)  # fmt: skip
+    with pytest.raises(InvalidInput, match="no step of 1 h"):
+        ifs.fetch("2026-03-16", "2026-03-17", steps=[1], settings=settings)
+    with pytest.raises(NotFound, match="nothing is there"):
+        ifs.fetch("2026-03-18", "2026-03-19", steps=[0], settings=settings)
+    put(bucket, "20260316/00z/ifs/0p25/oper/20260316000000-6h-oper-fc.index", b"<html>busy</html>")
+    with pytest.raises(InvalidInput, match="not an index of ECMWF's"):
+        ifs.fetch("2026-03-16", "2026-03-16T05:00", **ask)
+
+
+def test_nam_messages_by_their_index(
+    ready: Settings, shared_data: Path, bucket: SimpleNamespace
+) -> None:
+    path = shared_data / "grib_samples" / "nam.t00z.awp21100.tm00.grib2"
+    names = {"2t": "TMP:2 m above ground", "tp": "APCP:surface"}
+    lines, first = [], None
+    for number, message in enumerate(messages(path), start=1):
+        name = names.get(message["shortName"], f"{message['shortName']}:{message['level']} mb")
+        lines.append(f"{number}:{int(message['offset'])}:d=2010010100:{name}:anl:")
+        first = first or message["dataDate"]
+    put(bucket, "nam.20260316/nam.t00z.awp21100.tm00.grib2", path.read_bytes())
+    put(bucket, "nam.20260316/nam.t00z.awp21100.tm00.grib2.idx", "\n".join(lines).encode())
+    ask = {"model": "nam", "steps": [0], "settings": load(nam_url=bucket.url)}
+    (file,) = gfs.fetch("2026-03-16", "2026-03-16T01:00", **ask)
+    found = gfs.read([file])
+    whole = _grib.read([landed(path.read_bytes())])
+    assert {(g, n) for g, d in found.items() for n in d if not n.endswith("_raw_file")} == {
+        ("heightAboveGround", "t2m"), ("surface_accum", "tp")
+    }  # fmt: skip
+    xr.testing.assert_equal(found["heightAboveGround"]["t2m"], whole["heightAboveGround"]["t2m"])
+    assert found["surface_accum"].attrs["configuration_name"] == "nam_forecast"
+    assert file.size < path.stat().st_size / 50
+    with pytest.raises(NotFound, match="lists none of the fields"):
+        gfs.fetch("2026-03-16", "2026-03-16T01:00", **ask, fields=["SNOD:surface"])
+    with pytest.raises(InvalidInput, match="did you mean 'nam'"):
+        gfs.fetch("2026-03-16", "2026-03-17", model="namm")
+
+
+def test_the_stores_are_asked_through_their_client(
+    ready: Settings, shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client is not installed here: a stand-in gives a real file and keeps the request."""
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "cdsapi", None)
+        with pytest.raises(Unavailable, match="not installed: `pip install cdsapi`"):
+            era5.fetch("2019-03-01", "2019-03-02")
+    content = (shared_data / "grib_samples" / "era5-single-level-scalar-time.grib").read_bytes()
+    asked = []
+
+    class Client:
+        def __init__(self, url: str, quiet: bool) -> None:
+            self.url = url
+
+        def retrieve(self, collection: str, request: dict[str, object], target: str) -> None:
+            if "ozone" in request["variable"]:
+                raise Exception("Missing/incomplete configuration file")
+            asked.append((self.url, collection, request))
+            Path(target).write_bytes(content)
+
+    monkeypatch.setitem(sys.modules, "cdsapi", SimpleNamespace(Client=Client))
+    (file,) = era5.fetch("2019-03-30T22:00", "2019-04-01", variables=["2m_temperature"],
+                         area=(-10.0, 50.0, 2.0, 58.0))  # fmt: skip
+    url, collection, request = asked[0]
+    assert (url, collection) == (load().cds_url, "reanalysis-era5-single-levels")
+    assert (request["year"], request["month"], request["day"]) == (["2019"], ["03"], ["30", "31"])
+    assert len(request["time"]) == 24
+    assert request["area"] == [58.0, -10.0, 50.0, 2.0]
+    assert json.loads(file.headers["request"]) == request
+    assert file.valid_from == dt.datetime(2019, 3, 30, 22, tzinfo=dt.UTC)
+    assert list(era5.read([file])["surface"])[:1] == ["t2m"]
+    cams.fetch("2019-03-01", "2019-03-02", steps=[0, 3])
+    assert [r["time"] for _, _, r in asked[1:]] == [["00:00"], ["12:00"]]
+    with pytest.raises(Unavailable, match=r"does not give cams.*: Missing/incomplete"):
+        cams.fetch("2019-03-01", "2019-03-02", variables=["ozone"])

@@ -1,0 +1,263 @@
+"""Upkeep changes no row, however many others are at work."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pytest
+from pyiceberg.exceptions import CommitStateUnknownException
+from pyiceberg.table import Transaction
+from typer.testing import CliRunner
+
+from thalweg import database, storage, warehouse
+from thalweg.cli import app
+from thalweg.database import RunRow, new_id
+from thalweg.errors import InvalidInput, NotFound
+from thalweg.settings import Settings
+from thalweg.warehouse import upkeep
+from thalweg.warehouse.access import catalog
+from thalweg.warehouse.schema import NAMESPACE
+
+NAME = "primary_timeseries"
+AUGUST, SEPTEMBER = (dt.datetime(2021, month, 1, tzinfo=dt.UTC) for month in (8, 9))
+NOW = dt.timedelta(0)
+
+
+@pytest.fixture(autouse=True)
+def fresh(store: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty table of observations."""
+    monkeypatch.setenv("COLUMNS", "160")
+    database.migrate()
+    warehouse.migrate()
+    catalog().drop_table((NAMESPACE, NAME))
+    warehouse.migrate()
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No safety age: nobody else is at work."""
+    monkeypatch.setattr(upkeep, "YOUNGEST", NOW)
+
+
+def write(start: dt.datetime, *values: float, location: str = "usgs-1") -> warehouse.Written:
+    hours = [start + dt.timedelta(hours=i) for i in range(len(values))]
+    same = {
+        "unit_name": "m^3/s",
+        "location_id": location,
+        "configuration_name": "usgs_observations",
+        "variable_name": "streamflow_hourly_inst",
+    }
+    columns = {key: [value] * len(values) for key, value in same.items()}
+    times = pa.array(hours, pa.timestamp("us", "UTC"))
+    return warehouse.write(
+        NAME, pa.table(columns | {"value_time": times, "value": pa.array(values, pa.float64())})
+    )
+
+
+def hourly(start: dt.datetime, number: int) -> None:
+    """As many commits, each of an hour of two gauges."""
+    for i in range(number):
+        for location in ("usgs-2", "usgs-1"):
+            write(start + dt.timedelta(hours=i), float(i), location=location)
+
+
+def rows(snapshot_id: int | None = None) -> list[tuple[str, dt.datetime, float]]:
+    columns = ["location_id", "value_time", "value"]
+    read = warehouse.read(NAME, columns, snapshot_id=snapshot_id).to_pylist()
+    return sorted(tuple(row[c] for c in columns) for row in read)
+
+
+def maintain(**options: object) -> warehouse.Upkeep:
+    (done,) = warehouse.maintain(NAME, **{"dry_run": False, **options})
+    return done
+
+
+def call(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_small_files_become_one_a_month_in_order() -> None:
+    hourly(AUGUST, 3)
+    hourly(SEPTEMBER, 2)
+    write(AUGUST, 20.0)  # a correction
+    before, state = rows(), warehouse.table(NAME)
+    assert len(before) == 10
+    plan = maintain(dry_run=True)
+    assert warehouse.table(NAME).metadata_location == state.metadata_location
+    done = maintain()
+    assert plan.files_before == done.files_before > plan.files_after == done.files_after == 2
+    assert done.bytes_after < done.bytes_before == plan.bytes_before == plan.bytes_after
+    assert rows() == before
+    for month in (7, 8):  # each file holds its rows in order of the key
+        part = warehouse.read(NAME, where=f"value_time {'<' if month == 7 else '>='} "
+                              "'2021-09-01T00:00:00+00:00'")  # fmt: skip
+        keys = list(
+            zip(part["location_id"].to_pylist(), part["value_time"].to_pylist(), strict=True)
+        )
+        assert keys == sorted(keys)
+    states = warehouse.snapshots(NAME)
+    assert [states[-1].operation, states[-1].rows] == ["compaction", 10]
+    assert len(states) == done.snapshots_before + 1
+    assert rows(state.current_snapshot().snapshot_id) == before  # the state before can be read
+    again = maintain()
+    assert (again.files_before, again.files_after) == (2, 2)
+    assert warehouse.snapshots(NAME) == states
+
+
+def test_a_writer_who_is_faster_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """August is corrected while it is rewritten, September gets more: only August is left alone."""
+    hourly(AUGUST, 2)
+    hourly(SEPTEMBER, 2)
+    rewrite, others = upkeep._rewrite, iter([lambda: write(AUGUST, 9.0, 9.0),
+                                             lambda: write(SEPTEMBER, 0.0, 1.0, 2.0)])  # fmt: skip
+
+    def slow(*arguments):
+        made = rewrite(*arguments)
+        for other in others:
+            other()
+            break
+        return made
+
+    monkeypatch.setattr(upkeep, "_rewrite", slow)
+    done = maintain()
+    found = {row[:2]: row[2] for row in rows()}
+    assert len(found) == len(rows()) == 9
+    assert found["usgs-1", AUGUST] == found["usgs-1", AUGUST + dt.timedelta(hours=1)] == 9.0
+    assert found["usgs-1", SEPTEMBER + dt.timedelta(hours=2)] == 2.0
+    # Two writes of one gauge in August and the rest of the other; in September one, and the new.
+    assert done.files_after < done.files_before
+    assert warehouse.snapshots(NAME)[-1].operation == "compaction"
+
+
+def test_nothing_is_lost_or_doubled_beside_a_writer() -> None:
+    def writer() -> None:
+        for i in range(8):
+            write(AUGUST, *[float(i)] * (i + 1))
+
+    with ThreadPoolExecutor(2) as pool:
+        writing = pool.submit(writer)
+        while not writing.done():
+            maintain()
+        writing.result()
+    assert rows() == [("usgs-1", AUGUST + dt.timedelta(hours=i), 7.0) for i in range(8)]
+
+
+def test_a_commit_that_arrived_though_its_answer_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    hourly(AUGUST, 2)
+    before, commit = rows(), Transaction.commit_transaction
+    answers = iter([CommitStateUnknownException("the connection broke")])
+
+    def unanswered(transaction: Transaction):
+        done = commit(transaction)
+        for error in answers:
+            raise error
+        return done
+
+    monkeypatch.setattr(Transaction, "commit_transaction", unanswered)
+    done = maintain()
+    assert (done.files_after, rows()) == (1, before)
+    assert [s.operation for s in warehouse.snapshots(NAME)].count("compaction") == 1
+
+
+def test_a_state_stays_for_its_time_after_it_was_replaced() -> None:
+    first = write(AUGUST, 1.0).snapshot_id
+    write(AUGUST, 2.0)
+    found, moment = warehouse.table(NAME), dt.timedelta(milliseconds=1)
+    replaced = warehouse.snapshots(NAME)[-1].at
+    assert first not in upkeep._expired(found, replaced)
+    assert first in upkeep._expired(found, replaced + moment)
+    young = maintain()
+    assert (young.snapshots_expired, rows(first)) == (0, [("usgs-1", AUGUST, 1.0)])
+
+
+@pytest.mark.usefixtures("at_once")
+def test_old_states_end_but_for_tagged_ones() -> None:
+    first, second, third = (write(AUGUST, value).snapshot_id for value in (1.0, 2.0, 3.0))
+    with warehouse.table(NAME).manage_snapshots() as manage:
+        manage.create_tag(first, "as-published")
+    told = maintain(older_than=NOW, dry_run=True)
+    done = maintain(older_than=NOW)
+    assert told.snapshots_expired == done.snapshots_expired == done.snapshots_before - 2
+    assert told.orphans
+    assert set(told.orphans) <= set(done.orphans)
+    assert rows(first) == [("usgs-1", AUGUST, 1.0)]
+    assert rows() == rows(third) == [("usgs-1", AUGUST, 3.0)]
+    with pytest.raises(NotFound, match=f"no snapshot {second}"):
+        rows(second)
+    assert {s.id for s in warehouse.snapshots(NAME)} == {first, third}
+
+
+def test_files_that_nothing_refers_to_are_removed_when_they_are_old(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hourly(AUGUST, 2)
+    maintain()
+    location, before = warehouse.table(NAME).location(), rows()
+    files = storage.filesystem(location)
+    lost, other = f"{location}/data/lost.parquet", f"{location}/data/other.orc"
+    for uri in (lost, other):
+        files.pipe_file(uri, b"abcde")
+    assert maintain().orphans == ()  # somebody may be writing it
+    monkeypatch.setattr(upkeep, "YOUNGEST", NOW)
+    told = maintain(older_than=NOW, dry_run=True)
+    path = lost.removeprefix("s3://")
+    assert path in told.orphans
+    assert files.exists(lost)
+    done = maintain(older_than=NOW)
+    assert path in done.orphans
+    assert done.orphan_bytes >= 5
+    files.invalidate_cache()
+    assert not files.exists(lost)
+    assert files.exists(other)
+    assert rows() == before
+    assert maintain(older_than=NOW, dry_run=True).orphans == ()
+
+
+def test_what_cannot_be_done_is_said() -> None:
+    with pytest.raises(InvalidInput, match=r"older_than is 0:59:00: expected at least 1:00:00"):
+        warehouse.maintain(older_than=dt.timedelta(minutes=59))
+    with pytest.raises(NotFound, match="unknown table 'primary'"):
+        warehouse.maintain("primary")
+    with pytest.raises(NotFound, match="unknown table 'metric'; did you mean 'metrics'"):
+        warehouse.snapshots("metric")
+
+
+def test_the_run_of_a_state_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [new_id(), new_id()]
+    with database.session() as session, session.begin():
+        for id in ids:
+            session.add(
+                RunRow(
+                    id=id, pipeline="p", state="running", trigger="command", user="u",
+                    started_at=dt.datetime.now(dt.UTC), parameters={},
+                )
+            )  # fmt: skip
+    monkeypatch.setenv("THALWEG_RUN_ID", ids[0])
+    write(AUGUST, 1.0)
+    write(AUGUST + dt.timedelta(hours=1), 1.0)
+    monkeypatch.setenv("THALWEG_RUN_ID", ids[1])
+    maintain()
+    told = [(s.operation, s.added, s.run_id) for s in warehouse.snapshots(NAME)]
+    assert told == [("append", 1, ids[0]), ("append", 1, ids[0]), ("compaction", 2, ids[1])]
+
+
+def test_by_command() -> None:
+    hourly(AUGUST, 2)
+    assert "Nothing was done" in call("warehouse", "maintain", NAME, "--dry-run")
+    (told,) = json.loads(call("warehouse", "maintain", NAME, "--older-than", "30d", "--json"))
+    assert (told["table"], told["files_before"], told["files_after"]) == (NAME, 4, 1)
+    assert "compaction" in call("warehouse", "snapshots", NAME)
+    states = json.loads(call("warehouse", "snapshots", NAME, "--json"))
+    assert [s["rows"] for s in states] == [1, 2, 3, 4, 4]
+    assert json.loads(call("warehouse", "migrate", "--dry-run", "--json")) == []
+    catalog().drop_table((NAMESPACE, NAME))
+    assert f"make the table {NAME}" in call("warehouse", "migrate", "--dry-run")
+    assert f"make the table {NAME}" in call("warehouse", "migrate")
+    assert "newest version" in call("warehouse", "migrate")
+    with pytest.raises(InvalidInput, match="--older-than soon: expected an age"):
+        call("warehouse", "maintain", "--older-than", "soon")
