@@ -14,7 +14,6 @@ import shutil
 import sys
 from pathlib import Path
 
-
 from thalweg.hub import state
 from thalweg.settings import Settings
 

@@ -162,7 +162,7 @@ def _request(pipeline: Pipeline, begun: Run, folder: Path, settings: Settings) -
     """What the executing process is told; the kernel gets this environment and these settings."""
     given = {f"THALWEG_{f.name.upper()}": str(getattr(settings, f.name)) for f in fields(settings)}
     return {
-        "environ": dict(os.environ) | given | {"THALWEG_RUN_ID": begun.id, "HOLOVIEWSRC": str(PLOTS)},
+        "environ": {**os.environ, **given, "THALWEG_RUN_ID": begun.id, "HOLOVIEWSRC": str(PLOTS)},
         "log": str(folder / "log"),
         "arguments": {
             "input_path": str(pipeline.notebook_path),
