@@ -5,13 +5,14 @@ listens on, and every route of the public proxy; on each, the paths at which the
 (and what they are built from) keep their data.
 """
 
+import contextlib
 import json
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
-from websocket import WebSocketBadStatusException, create_connection
+from websocket import WebSocketBadStatusException, WebSocketException, create_connection
 
 from thalweg.hub import processes
 
@@ -32,6 +33,14 @@ PUBLIC = {
     "thalweg up": HUB,
     "dask-gateway": {"/api/health", "/api/version"},
 }
+#: Where the parts talk over a websocket, through the public proxy and at their own ports.
+WEBSOCKETS = (
+    "/services/dashboards/forecast_skill/ws",
+    "/services/pipelines/graphql",
+    "/user/admin/api/events/subscribe",
+    "/user/admin/dask/clusters/{cluster}/status/ws",
+)
+INNER_WEBSOCKETS = ("/forecast_skill/ws", "/graphql", "/clusters/{cluster}/status/ws", "/status/ws")
 LOGIN_FORM = 'id="login_submit"'
 
 KERNEL = """
@@ -132,15 +141,22 @@ def test_anonymous_writes_and_queries_are_refused(hub, everything_runs):
 
 
 def test_anonymous_websockets_are_refused(hub, everything_runs):
-    for path in (
-        "/services/dashboards/forecast_skill/ws",
-        "/services/pipelines/graphql",
-        "/user/admin/api/events/subscribe",
-        f"/user/admin/dask/clusters/{everything_runs}/status/ws",
-    ):
+    for path in (each.format(cluster=everything_runs) for each in WEBSOCKETS):
         with pytest.raises(WebSocketBadStatusException) as refused:
             create_connection(hub.url.replace("http", "ws") + path, timeout=10)
         assert refused.value.status_code in (302, 401, 403), path
+
+
+def test_inner_ports_open_no_websocket(hub, everything_runs):
+    """Nor does one open behind the proxy, at the ports of the parts themselves."""
+    paths = [each.format(cluster=everything_runs) for each in WEBSOCKETS + INNER_WEBSOCKETS]
+    opened = []
+    for label, port in [pair for pair in listening(hub) if speaks_http(pair[1])]:
+        for path in paths:
+            with contextlib.suppress(WebSocketException, OSError):
+                create_connection(f"ws://127.0.0.1:{port}{path}", timeout=5).close()
+                opened.append(f"{label} :{port}{path}")
+    assert not opened
 
 
 def test_groups_hold(hub):

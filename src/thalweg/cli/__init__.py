@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 
 import typer
@@ -25,6 +27,7 @@ for group in (hub, pipelines, catalog, ingest, warehouse, raw):
 
 def main() -> None:
     """Entry point: an error that the user can act upon is one line and exit code 1."""
+    atexit.register(gc.freeze)  # leaving takes 0.04 s instead of 0.4: nothing is collected any more
     try:
         app()
     except ThalwegError as error:

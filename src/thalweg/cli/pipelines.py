@@ -62,11 +62,11 @@ def run(
     """
     from thalweg.pipelines import run as runner
 
-    settings = local_settings(data_dir)
-    values = pairs(parameter)
     try:
-        with _bar(name, hidden=json) as progress:
-            done = runner.run(name, values, settings=settings, progress=progress)
+        with runner.executor() as process, _bar(name, hidden=json) as progress:
+            settings = local_settings(data_dir)
+            values = pairs(parameter)
+            done = runner.run(name, values, settings=settings, progress=progress, process=process)
     except runner.RunFailed as failed:
         if json:
             print_json(failed.run.as_dict())

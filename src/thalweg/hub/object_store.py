@@ -14,12 +14,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import httpx
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
 from thalweg.hub import state
 from thalweg.settings import Settings
 
@@ -102,6 +96,8 @@ def remove_sockets(settings: Settings) -> None:
 
 def is_healthy(settings: Settings) -> bool:
     """Whether S3 answers, and the Iceberg catalogue with its table bucket."""
+    import httpx
+
     port = state.ports(settings)
     iceberg = f"http://127.0.0.1:{port['iceberg']}/v1"
     access, secret = keys(settings)
@@ -125,6 +121,11 @@ def _security_toml(conf: Path) -> str:
 
 def _self_signed() -> tuple[str, str]:
     """A certificate that is its own authority, and its key, as PEM."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "thalweg object store")])
     now = datetime.datetime.now(datetime.UTC)

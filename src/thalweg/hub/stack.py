@@ -1,8 +1,8 @@
 """Bring the local hub up, keep it up, bring it down.
 
 Three processes are ours: the object store, the public proxy and JupyterHub; JupyterHub supervises
-the services (hub-config/services.yaml) and the Lab servers. `Stack.run` starts them in the order
-in which they need each other, starts again what dies, and ends all at SIGINT or SIGTERM.
+the services (hub-config/services.yaml) and the Lab servers. `Stack.run` starts them beside each
+other, says of each when it is healthy, starts again what dies, and ends all at SIGINT or SIGTERM.
 """
 
 from __future__ import annotations
@@ -158,8 +158,8 @@ class Stack:
         password = users.ensure_admin(settings)
         ready = settings.data_dir / DATABASES_READY
         ready.unlink(missing_ok=True)
-        # In the order in which they need each other; each waits for what it needs, not for all.
-        for name in ("object-store", "proxy", "hub"):
+        # The slowest first: each waits by itself for what it needs of the others.
+        for name in ("hub", "proxy", "object-store"):
             self._start_child(name)
         with self.progress("Object store (S3 and Iceberg catalogue)"):
             self._wait("object-store", lambda: object_store.is_healthy(settings), 60)
@@ -208,9 +208,12 @@ class Stack:
             time.sleep(0.1)
 
     def _migrate(self) -> None:
-        """In a process of its own: what it imports would stay in the memory of this one."""
+        """In a process of its own: what it imports would stay in the memory of this one.
+
+        It gives way to JupyterHub, which people wait for.
+        """
         done = subprocess.run(
-            [sys.executable, "-m", "thalweg", "migrate"],
+            ["nice", sys.executable, "-m", "thalweg", "migrate"],
             env=os.environ | environment.service_environment(self.settings),
             capture_output=True,
             text=True,

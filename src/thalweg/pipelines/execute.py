@@ -51,6 +51,7 @@ def main() -> None:
     except Exception as failure:  # such as a kernel that cannot start
         error = f"{type(failure).__name__}: {failure}"
     events.write(json.dumps({"error": error}) + "\n")
+    os._exit(0)  # nothing is left to tidy up, and the caller waits
 
 
 def _end_with_the_caller() -> None:

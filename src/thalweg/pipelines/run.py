@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from thalweg.pipelines.history import Run
     from thalweg.pipelines.specification import Pipeline
 
-__all__ = ["Progress", "RunFailed", "run"]
+__all__ = ["Progress", "RunFailed", "executor", "run"]
 
 Progress = Callable[[int, int], None]
 PLOTS = Path(__file__).with_name("holoviews.rc")
@@ -53,6 +54,7 @@ def run(
     trigger: str = "command",
     settings: Settings | None = None,
     progress: Progress | None = None,
+    process: subprocess.Popen[str] | None = None,
 ) -> Run:
     """Execute the notebook of the pipeline `name` and return the record of the run.
 
@@ -64,6 +66,8 @@ def run(
         Who asked: `command`, `dagster` or `notebook`.
     progress
         Called with the number of the cell that starts and the number of all cells.
+    process
+        An `executor()` that the caller started earlier; without it, one is started here.
 
     Raises
     ------
@@ -72,7 +76,7 @@ def run(
     RunFailed
         The notebook failed, its kernel died, or it took longer than its timeout.
     """
-    with _executor() as executor:
+    with nullcontext(process) if process else executor() as process:
         from thalweg import database
         from thalweg.pipelines import history, specification
 
@@ -83,7 +87,7 @@ def run(
         with history.workplace(run_id, settings) as folder, _stoppable():
             begun = history.begin(run_id, name, values, trigger, settings)
             try:
-                error = _execute(executor, pipeline, begun, folder, settings, progress)
+                error = _execute(process, pipeline, begun, folder, settings, progress)
             except BaseException as stop:
                 _finish(begun, f"stopped from outside ({type(stop).__name__})", folder, settings)
                 raise
@@ -94,8 +98,11 @@ def run(
 
 
 @contextmanager
-def _executor() -> Iterator[subprocess.Popen[str]]:
-    """The process that will execute the notebook, started before anybody knows which."""
+def executor() -> Iterator[subprocess.Popen[str]]:
+    """The process that will execute a notebook, started before anybody knows which.
+
+    It imports Papermill while the caller imports what it needs itself; both take half a second.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "thalweg.pipelines.execute"],
         stdin=subprocess.PIPE,
@@ -111,7 +118,7 @@ def _executor() -> Iterator[subprocess.Popen[str]]:
 
 
 def _execute(
-    executor: subprocess.Popen[str],
+    process: subprocess.Popen[str],
     pipeline: Pipeline,
     begun: Run,
     folder: Path,
@@ -123,10 +130,10 @@ def _execute(
 
     def end_late() -> None:
         late.set()
-        _stop(executor)
+        _stop(process)
 
     limit = threading.Timer(pipeline.timeout, end_late)
-    stdin, stdout = cast(IO[str], executor.stdin), cast(IO[str], executor.stdout)
+    stdin, stdout = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
     cells = len(json.loads(pipeline.notebook_path.read_text())["cells"])
     last: dict[str, Any] = {}
     limit.start()
@@ -143,7 +150,7 @@ def _execute(
         pass
     finally:
         limit.cancel()
-        _stop(executor)
+        _stop(process)
     if late.is_set():
         return f"it took longer than its time limit of {pipeline.timeout} s"
     if "error" in last:
@@ -152,10 +159,10 @@ def _execute(
 
 
 def _request(pipeline: Pipeline, begun: Run, folder: Path, settings: Settings) -> dict[str, Any]:
-    """What the executing process is told; the kernel gets the settings that the run has."""
+    """What the executing process is told; the kernel gets this environment and these settings."""
     given = {f"THALWEG_{f.name.upper()}": str(getattr(settings, f.name)) for f in fields(settings)}
     return {
-        "environ": given | {"THALWEG_RUN_ID": begun.id, "HOLOVIEWSRC": str(PLOTS)},
+        "environ": {**os.environ, **given, "THALWEG_RUN_ID": begun.id, "HOLOVIEWSRC": str(PLOTS)},
         "log": str(folder / "log"),
         "arguments": {
             "input_path": str(pipeline.notebook_path),
@@ -174,20 +181,20 @@ def _open_store(settings: Settings) -> None:
         storage.filesystem(settings.runs_uri).exists(settings.runs_uri)
 
 
-def _stop(executor: subprocess.Popen[str]) -> None:
+def _stop(process: subprocess.Popen[str]) -> None:
     """End the executing process and its kernel: politely, then by force."""
     with suppress(OSError):
-        cast(IO[str], executor.stdin).close()
+        cast(IO[str], process.stdin).close()
     try:
-        executor.wait(GRACE + 5)
+        process.wait(GRACE + 5)
     except subprocess.TimeoutExpired:
         import psutil
 
         with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(executor.pid)
-            for each in [*process.children(recursive=True), process]:
+            executor = psutil.Process(process.pid)
+            for each in [*executor.children(recursive=True), executor]:
                 each.kill()
-        executor.wait()
+        process.wait()
 
 
 def _finish(begun: Run, error: str | None, folder: Path, settings: Settings) -> Run:
