@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from thalweg import quarantine
 from thalweg.errors import InvalidInput
-from thalweg.quarantine import Admitted as Loaded
-from thalweg.quarantine import Entry
+from thalweg.quarantine import Loaded
 from thalweg.raw import RawFile
 from thalweg.settings import Settings
 from thalweg.warehouse.units import STANDARD
@@ -33,7 +32,8 @@ def load(
 ) -> Loaded:
     """Write the rows of raw files, all that are good; files and rows that are not go to quarantine.
 
-    Loading the same files again changes nothing.
+    Of two files that have the same key, the later in the list counts. Loading the same files again
+    changes nothing.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def load(
     Returns
     -------
     Loaded
-        What was written, converted and kept aside; prints as a line each.
+        What was written, converted, left out and kept aside; prints as a line each.
 
     Raises
     ------
@@ -54,40 +54,22 @@ def load(
     NotFound, Unavailable
         A store or the catalogue does not answer.
     """
-    try:
-        tables = dict(read(files))
-        kept: list[Entry] = []
-    except InvalidInput:
-        tables, kept = _one_by_one(read, files, settings, progress)
-    guilty = {entry.raw_file_id for entry in kept}
-    done = quarantine.admit(tables, settings, units=units)
-    quarantine.release({file.id for file in files} - guilty, settings)
-    if progress:
-        progress(len(files), len(files))
-    return replace(done, quarantined=(*kept, *done.quarantined))
-
-
-def _one_by_one(
-    read: Read,
-    files: Sequence[RawFile],
-    settings: Settings | None,
-    progress: Progress | None,
-) -> tuple[dict[str, pa.Table], list[Entry]]:
-    """The rows of those files that can be read, and an entry for each that cannot."""
     parts: dict[str, list[pa.Table]] = {}
-    kept = []
+    kept, readable = [], []
+    missing = 0
     for count, file in enumerate(files, start=1):
         try:
-            for name, rows in read([file]).items():
-                parts.setdefault(name, []).append(rows)
+            tables = read([file])
         except InvalidInput as error:
             kept.append(quarantine.keep_file(file, str(error), settings))
+        else:
+            readable.append(file.id)
+            for name, rows in tables.items():
+                missing += int((rows.schema.metadata or {}).get(b"missing", 0))
+                parts.setdefault(name, []).append(rows.replace_schema_metadata(None))
         if progress:
             progress(count, len(files))
-    return {name: _joined(rows) for name, rows in parts.items()}, kept
-
-
-def _joined(parts: list[pa.Table]) -> pa.Table:
-    return pa.concat_tables(
-        [p.replace_schema_metadata(None) for p in parts], promote_options="permissive"
-    )
+    joined = {n: pa.concat_tables(p, promote_options="permissive") for n, p in parts.items()}
+    done = quarantine.admit(joined, settings, units=units)
+    quarantine.release(readable, settings)
+    return replace(done, quarantined=(*kept, *done.quarantined), missing=missing)

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from dataclasses import replace as changed
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import pyarrow as pa
@@ -38,7 +38,20 @@ from thalweg.warehouse.access import definition
 from thalweg.warehouse.schema import TABLES
 from thalweg.warehouse.units import STANDARD, Conversion, convert
 
-__all__ = ["Admitted", "Entry", "admit", "keep", "keep_file", "list", "release", "retry", "show"]
+__all__ = [
+    "Entry",
+    "Loaded",
+    "admit",
+    "discard",
+    "keep",
+    "keep_file",
+    "list",
+    "release",
+    "retry",
+    "show",
+]
+
+DISCARDED = "discarded: "
 
 
 class QuarantineRow(database.Base):
@@ -59,7 +72,7 @@ class QuarantineRow(database.Base):
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of the quarantine; `table` is None for a whole file."""
+    """One entry of the quarantine: what waits, and since when; `table` is None for a whole file."""
 
     id: str
     table: str | None
@@ -74,18 +87,20 @@ class Entry:
     def __str__(self) -> str:
         what = f"{self.count:,} rows of {self.table}" if self.table else "a whole file"
         if self.released_at:
-            return f"{what} released from quarantine"
-        return f"{what} in quarantine: {self.reason}; see `thalweg quarantine show {self.id}`"
+            how = "discarded" if self.reason.startswith(DISCARDED) else "released"
+            return f"{what} {how} from quarantine"
+        return f"{what} in quarantine: {self.reason}; see `thalweg quarantine show {self.id[:8]}`"
 
 
 @dataclass(frozen=True)
-class Admitted:
-    """What became of rows: written, converted to another unit, kept in quarantine."""
+class Loaded:
+    """What became of rows: written, converted to another unit, kept in quarantine, left out."""
 
     written: tuple[Written, ...] = ()
     converted: tuple[Conversion, ...] = ()
     quarantined: tuple[Entry, ...] = ()
     tables: tuple[tuple[str, pa.Table], ...] = field(default=(), repr=False)
+    missing: int = field(default=0, kw_only=True)
 
     def rows(self, table: str) -> pa.Table:
         """The rows of a table that passed, in the units in which they are written.
@@ -101,7 +116,8 @@ class Admitted:
         raise InvalidInput(f"no file had rows of {table} that can be read: {self}")
 
     def __str__(self) -> str:
-        parts = (*self.written, *self.converted, *self.quarantined)
+        missing = [f"{self.missing:,} missing values left out"] if self.missing else []
+        parts = (*self.written, *self.converted, *missing, *self.quarantined)
         return "\n".join(str(part) for part in parts) or "nothing to write"
 
 
@@ -110,8 +126,8 @@ def admit(
     settings: Settings | None = None,
     *,
     units: Mapping[str, str] = STANDARD,
-    replace: bool = True,
-) -> Admitted:
+    replace: bool | Literal["older"] = True,
+) -> Loaded:
     """Write what keeps its table's contract, in the units asked for; keep the rest here.
 
     Parameters
@@ -132,7 +148,7 @@ def admit(
     for name in tables:
         definition(name)
     parts = [_admit(n, tables[n], settings, units, replace) for n in TABLES if n in tables]
-    return Admitted(*(tuple(chain.from_iterable(kind)) for kind in zip(*parts, strict=True)))
+    return Loaded(*(tuple(chain.from_iterable(kind)) for kind in zip(*parts, strict=True)))
 
 
 def keep(
@@ -146,13 +162,14 @@ def keep(
         Columns of the table, and `reason`.
     """
     settings = settings or load()
-    id = _id(table, raw_file_id or _bytes(rows))
+    entry = _new(_id(table, raw_file_id or _bytes(rows)), table, raw_file_id)
     while True:
-        earlier = _find(id, settings)
-        kept = rows
+        earlier = _find(entry.id, settings)
+        waiting = []
         if earlier and earlier.released_at is None:
-            kept = pa.concat_tables([_rows(earlier), rows], promote_options="permissive")
-        entry = _entry(id, table, _once(kept), raw_file_id, settings)
+            entry, waiting = changed(entry, at=earlier.at), [_rows(earlier)]
+        kept = pa.concat_tables([*waiting, rows], promote_options="permissive")
+        entry = _holding(entry, _once(kept), settings)
         if _save(entry, earlier, settings):
             return entry
 
@@ -160,8 +177,7 @@ def keep(
 def keep_file(file: RawFile, reason: str, settings: Settings | None = None) -> Entry:
     """Keep note of a raw file that cannot be read; the file stays where it is."""
     settings = settings or load()
-    now, run = dt.datetime.now(dt.UTC), record.current_run_id()
-    entry = Entry(_id("", file.id), None, reason, 1, file.id, run, now, None, file.uri)
+    entry = changed(_new(_id("", file.id), None, file.id), reason=reason, uri=file.uri)
     while not _save(entry, _find(entry.id, settings), settings):
         pass  # another keeps the same file
     return entry
@@ -169,11 +185,27 @@ def keep_file(file: RawFile, reason: str, settings: Settings | None = None) -> E
 
 def release(ids: Iterable[str], settings: Settings | None = None) -> None:
     """Release the entries of the whole raw files of these ids: they can be read now."""
-    these = QuarantineRow.table.is_(None), QuarantineRow.released_at.is_(None)
+    these, readable = (QuarantineRow.table.is_(None), QuarantineRow.released_at.is_(None)), {*ids}
     with database.session(settings) as session, session.begin():
         for row in session.scalars(select(QuarantineRow).where(*these)):
-            if row.raw_file_id in set(ids):
+            if row.raw_file_id in readable:
                 row.released_at = dt.datetime.now(dt.UTC)
+
+
+def discard(id: str, settings: Settings | None = None) -> Entry:
+    """Wait no longer for what an entry holds: it never was true, or came in by another way.
+
+    Its rows, and the raw file, stay stored. Raises `NotFound` as `show` does.
+    """
+    settings = settings or load()
+    while True:
+        entry = _get(id, settings)
+        if entry.released_at:
+            return entry
+        now, reason = dt.datetime.now(dt.UTC), f"{DISCARDED}{entry.reason}"
+        left = changed(entry, released_at=now, reason=reason)
+        if _save(left, entry, settings):
+            return left
 
 
 def show(id: str, settings: Settings | None = None) -> tuple[Entry, pa.Table | None]:
@@ -186,17 +218,11 @@ def show(id: str, settings: Settings | None = None) -> tuple[Entry, pa.Table | N
     NotFound
         There is no entry of this id, or more than one that begins so.
     """
-    wanted = select(QuarantineRow).where(QuarantineRow.id.startswith(id, autoescape=True)).limit(2)
-    with database.session(settings) as session:
-        found = [_made(row) for row in session.scalars(wanted)]
-    if len(found) != 1:
-        number = "more than one thing" if found else "nothing"
-        raise NotFound(f"{number} in quarantine has the id {id!r}; see `thalweg quarantine list`")
-    (entry,) = found
+    entry = _get(id, settings)
     return entry, _rows(entry) if entry.table else None
 
 
-def retry(id: str, settings: Settings | None = None) -> Admitted:
+def retry(id: str, settings: Settings | None = None) -> Loaded:
     """Try again to write what an entry holds: what is good now is let through, the rest stays.
 
     A row does not replace one of a later raw file. A whole file is read again by its source.
@@ -212,19 +238,19 @@ def retry(id: str, settings: Settings | None = None) -> Admitted:
     while True:
         entry, rows = show(id, settings)
         if rows is None:
-            done = admit(_read_again(entry, settings), settings)
+            done = admit(_read_again(entry, settings), settings, replace="older")
             release([str(entry.raw_file_id)], settings)
             return done
         table = str(entry.table)
         good, bad = contracts.check(table, rows.drop_columns(["reason"]), settings)
-        provenance = "raw_file_id" in definition(table).columns
         good, converted = _convert(good, STANDARD)
-        written = warehouse.write(table, good, settings, replace="older" if provenance else False)
-        left = changed(entry, released_at=dt.datetime.now(dt.UTC))
+        written = warehouse.write(table, good, settings, replace="older")
         if bad.num_rows:
-            left = _entry(entry.id, table, bad, entry.raw_file_id, settings)
+            left = _holding(entry, bad, settings)
+        else:
+            left = changed(entry, released_at=dt.datetime.now(dt.UTC))
         if _save(left, entry, settings):
-            return Admitted((written,), tuple(converted), (left,), ((table, good),))
+            return Loaded((written,), tuple(converted), (left,), ((table, good),))
 
 
 def list(settings: Settings | None = None, *, released: bool = False) -> Sequence[Entry]:
@@ -237,9 +263,13 @@ def list(settings: Settings | None = None, *, released: bool = False) -> Sequenc
 
 
 def _admit(
-    name: str, rows: pa.Table, settings: Settings | None, units: Mapping[str, str], replaces: bool
+    name: str,
+    rows: pa.Table,
+    settings: Settings | None,
+    units: Mapping[str, str],
+    replaces: bool | Literal["older"],
 ) -> tuple[Sequence[Any], ...]:
-    """The fields of `Admitted`, for one table."""
+    """The fields of `Loaded`, for one table."""
     good, bad = contracts.check(name, rows, settings)
     # What may not pass is kept before the rest is written: after a crash nothing is lost.
     kept = [keep(name, part, file, settings) for file, part in _by_file(bad)]
@@ -278,16 +308,29 @@ def _read_again(entry: Entry, settings: Settings) -> Mapping[str, pa.Table]:
     return tables
 
 
-def _entry(
-    id: str, table: str, rows: pa.Table, raw_file_id: str | None, settings: Settings
-) -> Entry:
-    """An entry of these rows, which are stored under the name of their content."""
+def _get(id: str, settings: Settings | None) -> Entry:
+    wanted = select(QuarantineRow).where(QuarantineRow.id.startswith(id, autoescape=True)).limit(2)
+    with database.session(settings) as session:
+        found = [_made(row) for row in session.scalars(wanted)]
+    if len(found) != 1:
+        number = "more than one thing" if found else "nothing"
+        raise NotFound(f"{number} in quarantine has the id {id!r}; see `thalweg quarantine list`")
+    return found[0]
+
+
+def _new(id: str, table: str | None, raw_file_id: str | None) -> Entry:
+    now, run = dt.datetime.now(dt.UTC), record.current_run_id()
+    return Entry(id, table, "", 1, raw_file_id, run, now, None, "")
+
+
+def _holding(entry: Entry, rows: pa.Table, settings: Settings) -> Entry:
+    """The entry with these rows, which are stored under the name of their content."""
     content = _bytes(rows)
-    uri = f"{settings.raw_uri}/quarantine/{table}/{hashlib.sha256(content).hexdigest()}.parquet"
+    name = hashlib.sha256(content).hexdigest()
+    uri = f"{settings.raw_uri}/quarantine/{entry.table}/{name}.parquet"
     with suppress(FileExistsError):
         storage.put_new(uri, content)
-    now, run = dt.datetime.now(dt.UTC), record.current_run_id()
-    return Entry(id, table, _summary(rows), rows.num_rows, raw_file_id, run, now, None, uri)
+    return changed(entry, reason=_summary(rows), count=rows.num_rows, uri=uri)
 
 
 def _summary(rows: pa.Table) -> str:

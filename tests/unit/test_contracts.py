@@ -68,14 +68,14 @@ def test_good_rows_pass_with_all_columns(location: str) -> None:
         ({"value": [1.0, -0.1]}, "value: expected 0 to 500,000 m^3/s of streamflow"),
         ({"value": [1.0, -999999.0]}, "value: expected 0 to 500,000 m^3/s of streamflow"),
         ({"value": [1.0, 600_000.0]}, "value: expected 0 to 500,000 m^3/s of streamflow"),
-        ({"unit_name": ["m^3/s", "cfs"]}, "unit_name: expected what `units` knows as name"),
+        ({"unit_name": ["m^3/s", "cfs"]}, "unit_name: expected one of `units.name`"),
         ({"unit_name": ["m^3/s", "m"]}, "unit_name: expected a unit that measures the variable"),
         ({"unit_name": ["m^3/s", None]}, "unit_name: expected a value, never null"),
         (
             {"variable_name": ["streamflow_hourly_inst", "x"]},
-            "variable_name: expected what `variables` knows as name",
+            "variable_name: expected one of `variables.name`",
         ),
-        ({"location_id": [None, "usgs-0"]}, "location_id: expected what `locations` knows as id"),
+        ({"location_id": [None, "usgs-0"]}, "location_id: expected one of `locations.id`"),
         (
             {"value_time": [START, START.replace(year=1799, hour=1)]},
             "value_time: expected a time from 1800 to a year ahead",
@@ -116,9 +116,9 @@ def test_all_reasons_of_a_row_are_told(location: str) -> None:
     change = {"unit_name": ["m^3/s", "cfs"], "location_id": [location, "usgs-0"]}
     _, bad = contracts.check("primary_timeseries", observations(location, [1.0, -5.0], **change))
     assert bad["reason"].to_pylist() == [
-        "unit_name: expected what `units` knows as name; "
+        "unit_name: expected one of `units.name`; "
         "unit_name: expected a unit that measures the variable; "
-        "location_id: expected what `locations` knows as id"
+        "location_id: expected one of `locations.id`"
     ]
 
 
@@ -128,7 +128,7 @@ def test_one_file_says_one_value_of_a_time(location: str) -> None:
     rows = observations(location, [1.0, 2.0, 3.0, 3.0], value_time=times)
     good, bad = contracts.check("primary_timeseries", rows)
     assert good["value"].to_pylist() == [3.0, 3.0]
-    assert bad["reason"].to_pylist() == ["value: expected one value of a raw file for a key"] * 2
+    assert bad["reason"].to_pylist() == ["value: expected one value a key and raw file"] * 2
     corrected = observations(
         location, [1.0, 2.0], value_time=times[:2], raw_file_id=["file-1", "file-2"]
     )

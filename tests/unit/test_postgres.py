@@ -16,10 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import psycopg
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from thalweg import database, raw, record
+from thalweg import database, quarantine, raw, record, warehouse
 from thalweg.database import new_id
 from thalweg.errors import InvalidInput, Unavailable
 from thalweg.pipelines import history
@@ -156,6 +157,30 @@ def test_a_run_is_on_record(registry: Settings, monkeypatch: pytest.MonkeyPatch)
         ("table", str(2**62), 3_000_000_000),
     ]
     assert [each.id for each in history.find("ingest", "succeeded", settings=registry)] == [run.id]
+
+
+def test_the_quarantine_keeps_and_releases(registry: Settings) -> None:
+    """Eight at once keep rows of one file; they are one entry, and leave it together."""
+    warehouse.migrate()
+    location, file = f"usgs-{new_id()}", new_id()
+
+    def keep(hour: int) -> None:
+        row = {
+            "value_time": START + dt.timedelta(hours=hour), "value": 1.0, "unit_name": "m^3/s",
+            "location_id": location, "configuration_name": "usgs_observations",
+            "variable_name": "streamflow_hourly_inst", "raw_file_id": file,
+        }  # fmt: skip
+        quarantine.admit({"primary_timeseries": pa.Table.from_pylist([row])})
+
+    with ThreadPoolExecutor(4) as pool:
+        [*pool.map(keep, range(8))]
+    (entry,) = quarantine.list()
+    assert (entry.count, entry.raw_file_id, entry.at.tzinfo) == (8, file, dt.UTC)
+    assert quarantine.show(entry.id[:8])[0] == entry
+    warehouse.write("locations", pa.table({"id": [location]}))
+    assert quarantine.retry(entry.id).written[0].added == 8
+    assert quarantine.list() == []
+    assert [each.id for each in quarantine.list(released=True)] == [entry.id]
 
 
 def test_without_tables_one_line_says_what_to_do(empty: Settings) -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from thalweg import database, quarantine, raw, storage, warehouse
+from thalweg import database, quarantine, raw, sources, storage, warehouse
 from thalweg.cli import app
 from thalweg.database import new_id
 from thalweg.errors import InvalidInput, NotFound
@@ -67,9 +67,7 @@ def test_rows_wait_for_their_location_and_are_released_with_it(location: str) ->
     done = quarantine.admit({NAME: observations(location, [1.0, 2.0], file)})
     (entry,) = done.quarantined
     assert (entry.table, entry.count, entry.raw_file_id) == (NAME, 2, file)
-    assert entry.reason == (
-        f"location_id: expected what `locations` knows as id, got {location} (2 rows)"
-    )
+    assert entry.reason == (f"location_id: expected one of `locations.id`, got {location} (2 rows)")
     assert str(entry).startswith("2 rows of primary_timeseries in quarantine: location_id")
     assert stored(location) == []
     rows = quarantine.show(entry.id)[1]
@@ -155,10 +153,12 @@ def test_a_released_row_never_replaces_one_of_a_later_file(location: str) -> Non
     written = warehouse.write(NAME, mended, replace="older")
     assert (written.added, written.changed) == (0, 0)
     assert stored(location) == [3.0]
-    # but it corrects an earlier one
-    newest = observations(location, [4.0], new_id())
-    assert warehouse.write(NAME, newest, replace="older").changed == 1
-    assert stored(location) == [4.0]
+    # but it corrects an earlier one, and what the same file was read as before
+    newest = new_id()
+    for value in (4.0, 5.0):
+        rows = observations(location, [value], newest)
+        assert warehouse.write(NAME, rows, replace="older").changed == 1
+        assert stored(location) == [value]
     assert quarantine.retry(entry.id).quarantined[0].count == 1
 
 
@@ -196,6 +196,44 @@ def test_a_whole_file_is_kept_once_and_read_again(location: str) -> None:
     assert of(file.id)[0].released_at is None
     quarantine.release([file.id])
     assert of(file.id)[0].released_at is not None
+
+
+def test_a_file_that_is_read_again_replaces_nothing_of_a_later_one(
+    location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known(location)
+    file = landed(f"[{location!r}]".encode())
+    entry = quarantine.keep_file(file, "not understood yet")
+    quarantine.admit({NAME: observations(location, [3.0], new_id())})
+    rows = observations(location, [1.0, 2.0], file.id)
+    monkeypatch.setattr(sources.get("usgs"), "read", lambda files: {NAME: rows})  # it is mended
+    (written,) = quarantine.retry(entry.id).written
+    assert (written.added, written.changed) == (1, 0)
+    assert stored(location) == [3.0, 2.0]
+    assert of(file.id)[0].released_at is not None
+
+
+def test_what_is_discarded_is_listed_no_more_and_stays_stored(location: str) -> None:
+    file = new_id()
+    rows = observations(location, [-1.0], file)
+    (entry,) = quarantine.admit({NAME: rows}).quarantined
+    left = quarantine.discard(entry.id[:13])
+    assert str(left) == "1 rows of primary_timeseries discarded from quarantine"
+    assert left.reason == f"discarded: {entry.reason}"
+    assert quarantine.discard(entry.id) == left
+    assert entry.id not in {e.id for e in quarantine.list()}
+    assert storage.read(left.uri)
+    # The same again waits again.
+    (again,) = quarantine.admit({NAME: rows}).quarantined
+    assert (again.id, again.reason, again.released_at) == (entry.id, entry.reason, None)
+
+
+def test_an_entry_waits_since_it_came_first(location: str) -> None:
+    file = new_id()
+    first = quarantine.admit({NAME: observations(location, [1.0], file)}).quarantined[0]
+    more = quarantine.admit({NAME: observations(location, [1.0, 2.0], file)}).quarantined[0]
+    retried = quarantine.retry(first.id).quarantined[0]
+    assert first.at == more.at == retried.at
 
 
 def test_a_source_that_needs_to_be_told_more_says_so(location: str) -> None:
@@ -255,5 +293,14 @@ def test_the_commands(location: str) -> None:
     known(location)
     done = run(app, ["quarantine", "retry", entry.id])
     assert done.exit_code == 0
-    assert "2 rows added" in done.stdout
-    assert "released" in done.stdout
+    assert done.stdout.splitlines() == [
+        f"{entry.id[:8]}  primary_timeseries: 2 rows added, 0 changed, 0 unchanged",
+        f"{entry.id[:8]}  2 rows of primary_timeseries released from quarantine",
+    ]
+    quarantine.admit({NAME: observations(location, [-1.0], file)})
+    assert "retry" in run(app, ["quarantine", "show", entry.id]).stdout
+    done = run(app, ["quarantine", "discard", entry.id])
+    assert (
+        done.stdout == f"{entry.id[:8]}  1 rows of primary_timeseries discarded from quarantine\n"
+    )
+    assert "discard" not in run(app, ["quarantine", "show", entry.id]).stdout.splitlines()[-1]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thalweg.cli.common import DataDir, Json, local_settings, print_json, print_table
+from thalweg.cli.common import DataDir, Json, local_settings, pairs, print_json, print_table
 from thalweg.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from thalweg.quarantine import Admitted, Entry
+    from thalweg.quarantine import Entry
 
 __all__ = ["register"]
 
@@ -21,6 +23,7 @@ commands = typer.Typer(
 )
 Pairs = list[str] | None
 SHOWN = 20
+NOTHING = "Nothing is in quarantine."
 
 
 def register(app: typer.Typer) -> None:
@@ -44,23 +47,34 @@ def ingest(
 ) -> None:
     """Bring files of your own into the warehouse; exit 1 if one cannot be read.
 
-    A column that is not mapped has its own name in the file.
+    A column that is not mapped has its own name in the file. Values are converted to the unit in
+    which the warehouse keeps the variable; rows that cannot be true wait in quarantine.
 
-    Example: `thalweg ingest flow.csv --map value=discharge --set unit_name=ft^3/s --timezone UTC`
+    Examples:
+
+        thalweg ingest gauges.csv --to locations --map id=site_no --prefix usgs
+
+        thalweg ingest flow.csv --map value=discharge --map value_time=datetime
+        --map location_id=site_no --prefix usgs --timezone UTC --missing -999
+        --set unit_name=ft^3/s --set variable_name=streamflow_hourly_inst
+        --set configuration_name=usgs_observations
     """
     from functools import partial
 
-    from thalweg import ingest as ingesting
+    from thalweg import ingest as library
     from thalweg.sources import table
 
+    layout = table.Layout(to, pairs(map), pairs(set), prefix, timezone, tuple(missing or ()))
     settings = local_settings(data_dir)
-    layout = table.Layout(
-        to, _pairs("--map", map), _pairs("--set", set), prefix, timezone, tuple(missing or ())
-    )
     uris = [uri if "://" in uri else Path(uri).resolve().as_uri() for uri in files]
-    landed = table.fetch(uris, dataset=dataset, settings=settings)
-    loaded = ingesting.load(partial(table.read, layout=layout), landed, settings)
-    _tell(loaded)
+    with _progress() as step:
+        landed = table.fetch(uris, dataset=dataset, settings=settings, progress=step("land"))
+        read = partial(table.read, layout=layout)
+        reading, _ = step("read"), step("check and write")
+        loaded = library.load(read, landed, settings, reading)
+    typer.echo(str(loaded))
+    if any(entry.table is None for entry in loaded.quarantined):
+        raise typer.Exit(1)
 
 
 @commands.command("list")
@@ -79,7 +93,7 @@ def list_entries(
     if json:
         return print_json([asdict(entry) for entry in entries])
     if not entries:
-        return typer.echo("Nothing is in quarantine.")
+        return typer.echo(NOTHING)
     head = ["id", "table", "rows", "since", "reason"]
     print_table(head, [_cells(entry) for entry in entries])
 
@@ -108,6 +122,11 @@ def show(
         print_table(shown, [[str(value) for value in row.values()] for row in listed])
         if rows.num_rows > SHOWN:
             typer.echo(f"{rows.num_rows - SHOWN:,} more; --json shows all")
+    if entry.released_at is None:
+        typer.echo(
+            f"Mend the cause, then: thalweg quarantine retry {entry.id[:8]}; or, if it is not to "
+            f"be mended: thalweg quarantine discard {entry.id[:8]}"
+        )
 
 
 @commands.command()
@@ -122,17 +141,45 @@ def retry(
     from thalweg import quarantine
 
     settings = local_settings(data_dir)
-    for id in ids or [entry.id for entry in quarantine.list(settings)]:
+    waiting = ids or [entry.id for entry in quarantine.list(settings)]
+    for id in waiting:
         try:
-            typer.echo(str(quarantine.retry(id, settings)))
+            for line in str(quarantine.retry(id, settings)).splitlines():
+                typer.echo(f"{id[:8]}  {line}")
         except InvalidInput as error:  # the others may be good
-            typer.secho(f"{id} stays: {error}", fg="yellow", err=True)
+            typer.secho(f"{id[:8]}  stays: {error}", fg="yellow", err=True)
+    if not waiting:
+        typer.echo(NOTHING)
 
 
-def _tell(loaded: Admitted) -> None:
-    typer.echo(str(loaded))
-    if any(entry.table is None for entry in loaded.quarantined):
-        raise typer.Exit(1)
+@commands.command()
+def discard(
+    ids: Annotated[list[str], typer.Argument(help="Ids of entries, or their beginnings.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Wait no longer for what never was true, or came in by another way; it stays stored.
+
+    Example: `thalweg quarantine discard 5d0b5a0e`
+    """
+    from thalweg import quarantine
+
+    settings = local_settings(data_dir)
+    for id in ids:
+        typer.echo(f"{id[:8]}  {quarantine.discard(id, settings)}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Bars on a terminal, on standard error: one for each thing that is being done."""
+    from rich import console, progress
+
+    with progress.Progress(console=console.Console(stderr=True), transient=True) as bars:
+
+        def step(name: str) -> Callable[[int, int], None]:
+            task = bars.add_task(name, total=None)
+            return lambda done, total: bars.update(task, completed=done, total=total)
+
+        yield step
 
 
 def _cells(entry: Entry) -> list[Any]:
@@ -144,11 +191,3 @@ def _cells(entry: Entry) -> list[Any]:
         f"{entry.at:%Y-%m-%d}",
         reason,
     ]
-
-
-def _pairs(option: str, given: Pairs) -> dict[str, str]:
-    pairs = [item.partition("=") for item in given or ()]
-    for name, equals, value in pairs:
-        if not (name and equals and value):
-            raise InvalidInput(f"{option} expects column=…, got {name + equals + value!r}")
-    return {name: value for name, _, value in pairs}

@@ -30,26 +30,32 @@ __all__ = ["LICENCE", "TITLE", "Layout", "fetch", "read"]
 
 TITLE = "Tables of one's own: CSV, Parquet, NetCDF"
 LICENCE = "that of each file"
+Choose = Callable[[Sequence[str]], list[str]]
 SERIES = {"primary_timeseries", "secondary_timeseries"}
 TIMES = {"reference_time", "value_time"}
-#: Columns that a table of each kind can have; those that only we fill are not among them.
-COLUMNS = {
-    "units": ("name", "long_name"),
-    "variables": ("name", "long_name"),
-    "configurations": ("name", "type", "description"),
-    "locations": ("id", "name", "geometry", "longitude", "latitude"),
-    "attributes": ("name", "type", "description"),
-    "location_attributes": ("location_id", "attribute_name", "value", "unit_name"),
-    "location_crosswalks": ("primary_location_id", "secondary_location_id"),
+#: Columns that a table of each kind can have (`?`: or not); those that only we fill are not there.
+KINDS = {
+    "units": "name long_name?",
+    "variables": "name long_name?",
+    "configurations": "name type description?",
+    "locations": "id name? geometry? longitude? latitude?",
+    "attributes": "name type description?",
+    "location_attributes": "location_id attribute_name value unit_name?",
+    "location_crosswalks": "primary_location_id secondary_location_id",
     "primary_timeseries": (
-        "reference_time", "value_time", "value", "unit_name", "location_id",
-        "configuration_name", "variable_name", "quality_code",
+        "reference_time? value_time value unit_name location_id configuration_name variable_name "
+        "quality_code?"
     ),
     "secondary_timeseries": (
-        "reference_time", "value_time", "value", "unit_name", "location_id",
-        "configuration_name", "variable_name", "member",
+        "reference_time? value_time value unit_name location_id configuration_name variable_name "
+        "member?"
     ),
-}  # fmt: skip
+}
+#: By table and column: whether a file has to have it.
+COLUMNS = {
+    name: {column.rstrip("?"): not column.endswith("?") for column in text.split()}
+    for name, text in KINDS.items()
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,11 @@ class Layout:
         Zone of times that name none, as `UTC` or `America/Chicago`; NetCDF's are UTC by CF.
     missing
         Values that stand for none, besides null and NaN.
+
+    Raises
+    ------
+    InvalidInput
+        A table or column that files cannot be for.
     """
 
     table: str = "primary_timeseries"
@@ -78,6 +89,14 @@ class Layout:
     prefix: str = ""
     timezone: str = ""
     missing: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        if self.table not in COLUMNS:
+            raise InvalidInput(f"no table {self.table!r} for files{nearest(self.table, COLUMNS)}")
+        for column in (*self.fields, *self.constants):
+            if column not in COLUMNS[self.table]:
+                hint = nearest(column, COLUMNS[self.table])
+                raise InvalidInput(f"{self.table} has no column {column!r} to map{hint}")
 
 
 def fetch(
@@ -100,6 +119,8 @@ def fetch(
     files = []
     for done, uri in enumerate(uris, start=1):
         content = storage.read(uri)
+        if not content:
+            raise InvalidInput(f"{uri} is empty; nothing of it landed")
         extension = _kind(content)[0]
         files.append(
             raw.land("table", dataset, content, extension=extension, url=uri, settings=settings)
@@ -118,31 +139,34 @@ def read(files: Iterable[RawFile], layout: Layout) -> dict[str, pa.Table]:
         A file is damaged, has no field for a column that the table needs, or a number or time that
         cannot be read; times without a zone where none is given.
     """
-    known = COLUMNS.get(layout.table)
-    if known is None:
-        raise InvalidInput(f"no table {layout.table!r} for files{nearest(layout.table, COLUMNS)}")
-    for column in (*layout.fields, *layout.constants):
-        if column not in known:
-            hint = nearest(column, known)
-            raise InvalidInput(f"{layout.table} has no column {column!r} to map{hint}")
     parts, missing = [], 0
     for file in files:
-        rows, left_out = _rows(file, layout, known)
+        rows, left_out = _rows(file, layout)
         parts.append(rows)
         missing += left_out
-    rows = pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
+    if not parts:
+        return {}
+    rows = pa.concat_tables(parts, promote_options="permissive")
     return {layout.table: rows.replace_schema_metadata({"missing": str(missing)})}
 
 
-def _rows(file: RawFile, layout: Layout, known: Sequence[str]) -> tuple[pa.Table, int]:
+def _rows(file: RawFile, layout: Layout) -> tuple[pa.Table, int]:
     content = raw.read(file)
+    known = COLUMNS[layout.table]
+
+    def choose(names: Sequence[str]) -> list[str]:
+        for column, name in layout.fields.items():
+            if name not in names:
+                raise ValueError(f"no field {name!r} for {column}{nearest(name, _few(names))}")
+        wanted = {layout.fields.get(column, column) for column in known}
+        if chosen := [name for name in names if name in wanted]:
+            return chosen
+        raise ValueError(f"none of its fields is asked for: {', '.join(_few(names))}")
+
     with _told(file):
         extension, opened = _kind(content)
-        found = opened(content, [layout.fields.get(column, column) for column in known])
+        found = opened(content, choose)
         found.validate(full=True)
-    for column, name in layout.fields.items():
-        if name not in found.column_names:
-            raise InvalidInput(f"{file.url} has no field {name!r} for {column}")
     zone = layout.timezone or ("UTC" if extension == "nc" else "")
     columns = {}
     for column in known:
@@ -154,6 +178,10 @@ def _rows(file: RawFile, layout: Layout, known: Sequence[str]) -> tuple[pa.Table
             )
         elif name in found.column_names:
             columns[column] = _typed(column, found[name], layout, zone, file)
+    if lacking := [c for c, is_needed in known.items() if is_needed and c not in columns]:
+        raise InvalidInput(
+            f"{file.url} has no field for {', '.join(lacking)}: map one, or set a text for all rows"
+        )
     if layout.table == "locations" and {"longitude", "latitude"} <= columns.keys():
         places = zip(
             columns.pop("longitude").to_pylist(), columns.pop("latitude").to_pylist(), strict=True
@@ -162,8 +190,6 @@ def _rows(file: RawFile, layout: Layout, known: Sequence[str]) -> tuple[pa.Table
     rows = pa.table(columns)
     if layout.table not in SERIES:
         return rows, 0
-    if "value" not in columns:
-        raise InvalidInput(f"{file.url} has no field 'value'; say which is: value=field")
     rows = rows.append_column("raw_file_id", pa.array([file.id] * rows.num_rows, pa.string()))
     none = pc.is_in(rows["value"], pa.array([float("nan"), *layout.missing], pa.float64()))
     present = pc.and_(pc.is_valid(rows["value"]), pc.invert(none))
@@ -181,7 +207,8 @@ def _typed(column: str, values: Any, layout: Layout, zone: str, file: RawFile) -
             return values.cast(pa.float64())
         if column == "geometry":
             return values.cast(pa.binary())
-        if pa.types.is_floating(values.type) and values.null_count < len(values):
+        is_name = column != "value"
+        if is_name and pa.types.is_floating(values.type) and values.null_count < len(values):
             raise pa.ArrowInvalid("numbers with decimals are no names: map a field of text")
         values = values.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -201,6 +228,8 @@ def _times(values: Any, zone: str) -> Any:
             return values.cast(TIME)
         except pa.ArrowInvalid:  # texts without a zone
             values = values.cast(pa.timestamp("us"))
+    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
+        raise pa.ArrowInvalid("numbers are no times: map a field of times or of text")
     if pa.types.is_null(values.type) or getattr(values.type, "tz", None):
         return values.cast(TIME)
     if not zone:
@@ -209,7 +238,7 @@ def _times(values: Any, zone: str) -> Any:
     return pc.assume_timezone(values.cast(pa.timestamp("us")), zone).cast(TIME)
 
 
-def _kind(content: bytes) -> tuple[str, Callable[[bytes, Sequence[str]], pa.Table]]:
+def _kind(content: bytes) -> tuple[str, Callable[[bytes, Choose], pa.Table]]:
     """Extension and reader, by the first bytes."""
     for start, kind in {
         b"PAR1": ("parquet", _parquet),
@@ -221,25 +250,23 @@ def _kind(content: bytes) -> tuple[str, Callable[[bytes, Sequence[str]], pa.Tabl
     return "csv", _csv
 
 
-def _parquet(content: bytes, wanted: Sequence[str]) -> pa.Table:
+def _parquet(content: bytes, choose: Choose) -> pa.Table:
     file = pq.ParquetFile(io.BytesIO(content), page_checksum_verification=True)
-    return file.read([name for name in wanted if name in file.schema_arrow.names])
+    return file.read(choose(file.schema_arrow.names))
 
 
-def _gzipped(content: bytes, wanted: Sequence[str]) -> pa.Table:
-    return _csv(gzip.decompress(content), wanted)
+def _gzipped(content: bytes, choose: Choose) -> pa.Table:
+    return _csv(gzip.decompress(content), choose)
 
 
-def _csv(content: bytes, wanted: Sequence[str]) -> pa.Table:
+def _csv(content: bytes, choose: Choose) -> pa.Table:
     """All fields as text, so that an identifier keeps its zeros."""
     if not content.endswith(b"\n"):
         raise ValueError("its last line does not end, it may have been cut short")
     head = content[: content.index(b"\n")].decode("utf-8-sig")
     delimiter = max(",;\t", key=head.count)
     names = [name.strip().strip('"') for name in head.strip().split(delimiter)]
-    chosen = [name for name in wanted if name in names]
-    if not chosen:
-        raise ValueError(f"none of its fields is asked for: {', '.join(names)[:200]}")
+    chosen = choose(names)
     return csv.read_csv(
         pa.BufferReader(content),
         read_options=csv.ReadOptions(column_names=names, skip_rows=1),
@@ -252,12 +279,12 @@ def _csv(content: bytes, wanted: Sequence[str]) -> pa.Table:
     )
 
 
-def _netcdf(content: bytes, wanted: Sequence[str]) -> pa.Table:
+def _netcdf(content: bytes, choose: Choose) -> pa.Table:
     """Variables and coordinates, one row for each point of the dimensions that they span."""
     import xarray as xr
 
     with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as dataset:
-        chosen = [name for name in wanted if name in dataset.variables]
+        chosen = choose([str(name) for name in dataset.variables])
         frame = dataset[chosen].to_dataframe().reset_index()
     columns = {name: frame[name].to_numpy() for name in chosen}
     return pa.table({name: _plain(values) for name, values in columns.items()})
@@ -270,6 +297,11 @@ def _plain(values: Any) -> pa.Array:
     return pa.array(values)
 
 
+def _few(names: Sequence[str]) -> list[str]:
+    """As much as one line bears of what may be names, or a file of another kind."""
+    return [name[:40] for name in names[:20]]
+
+
 @contextmanager
 def _told(file: RawFile) -> Any:
     """Whatever a reader finds wrong with a file is one line of ours."""
@@ -277,4 +309,6 @@ def _told(file: RawFile) -> Any:
         yield
     except Exception as error:  # of damaged bytes, libraries raise what they like
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InvalidInput(f"{file.url} is no CSV, Parquet or NetCDF-4 file: {said}") from error
+        raise InvalidInput(
+            f"{file.url} cannot be read as CSV, Parquet or NetCDF-4: {said}"
+        ) from error

@@ -171,14 +171,14 @@ def _clauses(name: str) -> Iterator[Clause]:
             yield Clause(column, "a time from 1800 to a year ahead", partial(_dated, column))
         if column in known:
             table, key = known[column]
-            says = f"what `{table}` knows as {key}"
+            says = f"one of `{table}.{key}`"
             yield Clause(column, says, partial(_known, column, table, key))
     if "variable_name" in declared.columns and "raw_file_id" in declared.columns:
         yield Clause("unit_name", "a unit that measures the variable", _measures)
         for prefix, quantity in QUANTITIES.items():
             says = f"{quantity.lowest:,g} to {quantity.highest:,g} {quantity.unit} of {prefix}"
             yield Clause("value", says, partial(_possible, prefix, quantity))
-        yield Clause("value", "one value of a raw file for a key", _single)
+        yield Clause("value", "one value a key and raw file", _single)
 
 
 def _selecting(clause: Clause, batch: Batch) -> Callable[[Any], Any]:

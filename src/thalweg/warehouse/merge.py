@@ -86,7 +86,8 @@ def write(
         The table's columns in any order; nullable ones may be missing. Times carry a time zone.
     replace
         Whether these values replace those of the table; else only new keys are added. `"older"`:
-        they replace those of earlier raw files, whose ids sort before theirs.
+        they replace none of a later raw file, whose id sorts after theirs, and none of a table
+        whose rows name no file.
 
     Raises
     ------
@@ -99,6 +100,8 @@ def write(
     declared = definition(name)
     batch = _last_by_key(_complete(name, conform(name, rows), declared), declared.key)
     _check_references(name, batch, declared, settings)
+    if replace == "older":
+        replace = "raw_file_id" in declared.columns and "older"
     unsure = None
     for attempt in range(ATTEMPTS):
         found = table(name, settings)
@@ -146,8 +149,8 @@ def _compare(
     values = [c for c in declared.columns if c not in declared.key and c not in PROVENANCE]
     same_key = " AND ".join(f'b."{c}" IS NOT DISTINCT FROM e."{c}"' for c in declared.key)
     differs = " OR ".join(f'b."{c}" IS DISTINCT FROM e."{c}"' for c in values) or "false"
-    if only_older and "raw_file_id" in declared.columns:
-        differs = f"({differs}) AND coalesce(e.raw_file_id < b.raw_file_id, true)"
+    if only_older:
+        differs = f"({differs}) AND coalesce(e.raw_file_id <= b.raw_file_id, true)"
     # Names only, all of them declared by us; no value is put into the text.
     pairs = _query(
         f"SELECT b.row AS batch_row, e.row AS existing_row, ({differs}) AS differs "  # noqa: S608
@@ -276,6 +279,8 @@ def _complete(name: str, rows: pa.Table, declared: TableDefinition) -> pa.Table:
 def key_codes(rows: pa.Table, key: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
     """A number for each row: in order of the key, null last, and equal where the key is."""
     codes = np.zeros(rows.num_rows, np.int64)
+    if not rows.num_rows:
+        return codes  # Arrow cannot join no chunks
     size = 1
     for column in key:
         values = rows[column].dictionary_encode().unify_dictionaries().combine_chunks()
