@@ -77,14 +77,14 @@ $o$ is the primary (observed) value, $s$ the secondary (simulated or forecast) o
 
 def catalogue_page() -> str:
     entries = [
-        (f"`{entry.name}`", entry.description, entry.units, entry.licence)
+        (f"`{entry.name}`", *(getattr(entry, said) for said in catalog.SAID))
         for entry in catalog.entries()
     ]
     return f"""# Catalogue entries
 
 `thalweg.open_catalog()["warehouse"]["metrics"].read()` reads the entry `warehouse.metrics`.
 
-{table(("entry", "what it is", "units", "licence"), entries)}
+{table(("entry", "what it is", "licence", "source", "units", "where", "when"), entries)}
 """
 
 

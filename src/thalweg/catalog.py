@@ -11,24 +11,35 @@ A catalogue names the code that opens its entries: open only catalogues that you
 
 from __future__ import annotations
 
+import datetime as dt
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import fsspec
+import numpy as np
 import pyarrow as pa
+import yaml
 from botocore.exceptions import BotoCoreError
 from intake import BaseReader
 from intake.readers.entry import Catalog
 
-from thalweg import raw, storage, warehouse
-from thalweg.errors import NotFound, Unavailable, nearest
+from thalweg import raw, sources, storage, warehouse
+from thalweg.errors import InvalidInput, NotFound, Unavailable, nearest
 from thalweg.settings import Settings, load
+from thalweg.warehouse.access import definition
+from thalweg.warehouse.schema import SEEDS, TEXT
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
+    "SAID",
     "Check",
     "Entry",
+    "Extent",
     "GriddedFields",
     "IcebergTable",
     "PublicZarr",
@@ -36,10 +47,29 @@ __all__ = [
     "check",
     "entries",
     "entry",
+    "extent_of",
     "open_catalog",
+    "raw_catalog",
+    "warehouse_catalog",
 ]
 
+#: What every entry says of itself, and of that what a source's files may say for it.
+UNSAID = ("units", "spatial_extent", "temporal_extent")
+SAID = ("description", "licence", "source", *UNSAID)
+
 TIME = pa.timestamp("us", "UTC")
+Box = tuple[float, float, float, float]
+Times = tuple[dt.datetime, dt.datetime]
+#: Columns that name a place, and questions to the warehouse; a reach lies where its gauge lies.
+PLACES = ("primary_location_id", "location_id", "id")
+TIMES = "SELECT min(value_time) AS first, max(value_time) AS last FROM {}"
+WHERE = """
+    WITH places AS (SELECT DISTINCT {place} AS id FROM {name})
+    SELECT geometry FROM locations WHERE geometry IS NOT NULL AND id IN (
+        FROM places UNION SELECT primary_location_id FROM location_crosswalks
+        WHERE secondary_location_id IN (FROM places)
+    )
+"""
 #: The columns of the registry that `RawFiles` gives.
 REGISTRY = pa.schema(
     {name: pa.string() for name in ("id", "source", "dataset", "uri", "url", "sha256")}
@@ -71,21 +101,109 @@ def open_catalog(
         ) from None
 
 
-class IcebergTable(BaseReader):  # type: ignore[misc]
-    """A table of the warehouse, whole or in part, now or as of a snapshot."""
+def warehouse_catalog(**_described: Any) -> Catalog:
+    """The catalogue `warehouse`: an entry a table, made of the tables' own declaration."""
+    said = {}
+    for name in warehouse.names():
+        columns = definition(name).columns
+        units = [f"{c}: {each.doc}" for c, each in columns.items() if each.type != TEXT]
+        said[name] = {
+            "description": definition(name).doc,
+            "units": "; ".join(units) or "none",
+            "licence": "BSD-3-Clause, Thalweg" if name in SEEDS else "by row: its source's",
+            "source": f"raw files: thalweg lineage {name}",
+            "spatial_extent": "that of its locations" if {*PLACES} & {*columns} else "none",
+            "temporal_extent": "that of its rows" if "value_time" in columns else "none",
+        }
+    return _made(IcebergTable, "name", said)
+
+
+def raw_catalog(path: str, **_described: Any) -> Catalog:
+    """The catalogue `raw`: an entry a source; the file says more of those that it knows."""
+    with fsspec.open(path) as file:
+        known = yaml.safe_load(file)
+    said = {}
+    for name in sources.names():
+        said[name] = dict.fromkeys(UNSAID, "that of each file") | {"source": name}
+        if name not in known:
+            module = sources.get(name)
+            known[name] = {"description": module.TITLE, "licence": module.LICENCE}
+        said[name] |= known[name]
+    return _made(RawFiles, "source", said)
+
+
+def _made(reader: type[Reader], key: str, said: Mapping[str, Mapping[str, str]]) -> Catalog:
+    """A catalogue of entries with one reader, which differ in a name and in what they say."""
+    frame = {
+        "reader": f"{reader.__module__}:{reader.__name__}",
+        "output_instance": reader.output_instance,
+        "user_parameters": {},
+    }
+    return Catalog.from_dict(
+        {
+            "version": 2,
+            "metadata": {},
+            "user_parameters": {},
+            "data": {},
+            "aliases": {name: name for name in said},
+            "entries": {
+                name: frame | {"kwargs": {key: name}, "metadata": about}
+                for name, about in said.items()
+            },
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where and when the data are that an entry has now; None where nothing in them says it.
+
+    `box` is west, south, east, north in degrees, `times` the first and the last, in UTC.
+    """
+
+    box: Box | None = None
+    times: Times | None = None
+
+
+class Reader(BaseReader):  # type: ignore[misc]
+    """What all entries can do."""
+
+    def extent(self) -> Extent:
+        """Where and when the data are that are there now."""
+        return Extent()
+
+
+class IcebergTable(Reader):
+    """A table of the warehouse, whole or in part, now or as of a snapshot or time."""
 
     output_instance = "pyarrow:Table"
 
     def _read(self, name: str, **options: Any) -> pa.Table:
-        """Rows, as `thalweg.warehouse.read(name, columns, where, snapshot_id)` gives them."""
+        """Rows, as `thalweg.warehouse.read(name, columns, where, snapshot_id, at=…)` gives them."""
         return warehouse.read(name, **options)
+
+    def extent(self) -> Extent:
+        import shapely
+
+        name = self.kwargs["name"]
+        columns = definition(name).columns
+        found = Extent()
+        if "value_time" in columns:
+            times = warehouse.sql(TIMES.format(name))
+            first, last = times["first"][0].as_py(), times["last"][0].as_py()
+            found = replace(found, times=(first, last) if first else None)
+        place = next((column for column in PLACES if column in columns), None)
+        if place and (shapes := warehouse.sql(WHERE.format(place=place, name=name))).num_rows:
+            bounds = shapely.total_bounds(shapely.from_wkb(shapes["geometry"].to_pylist()))
+            found = replace(found, box=tuple(bounds.tolist()))
+        return found
 
     def discover(self, **options: Any) -> pa.Table:
         """The first rows, to see the columns."""
         return warehouse.table(self.kwargs["name"]).scan(limit=10, **options).to_arrow()
 
 
-class RawFiles(BaseReader):  # type: ignore[misc]
+class RawFiles(Reader):
     """What the registry knows of a source's raw files; `thalweg.raw.read` gives their bytes."""
 
     output_instance = "pyarrow:Table"
@@ -97,8 +215,11 @@ class RawFiles(BaseReader):  # type: ignore[misc]
             [{name: getattr(file, name) for name in REGISTRY.names} for file in files], REGISTRY
         )
 
+    def extent(self) -> Extent:
+        return Extent(times=raw.period(self.kwargs["source"]))
 
-class GriddedFields(BaseReader):  # type: ignore[misc]
+
+class GriddedFields(Reader):
     """A repository of fields, opened lazily, now or as it was."""
 
     output_instance = "xarray:Dataset"
@@ -120,8 +241,16 @@ class GriddedFields(BaseReader):  # type: ignore[misc]
             return xarray.Dataset()
         return gridded.open(name, **({"level": gridded.levels(name)[0]} | options))
 
+    def extent(self) -> Extent:
+        from thalweg import gridded
 
-class PublicZarr(BaseReader):  # type: ignore[misc]
+        name = self.kwargs["name"]
+        if name not in gridded.names():
+            return Extent()
+        return Extent(*extent_of(gridded.open(name, level) for level in gridded.levels(name)))
+
+
+class PublicZarr(Reader):
     """A Zarr store in a public bucket, opened lazily."""
 
     output_instance = "xarray:Dataset"
@@ -151,6 +280,21 @@ class PublicZarr(BaseReader):  # type: ignore[misc]
             ) from error
 
 
+def extent_of(datasets: Iterable[xr.Dataset]) -> tuple[Box, Times]:
+    """The box of all cell centres, and the first and last time for which fields hold."""
+    boxes, times = [], []
+    for dataset in datasets:
+        x, y, valid = (dataset[name].values for name in ("longitude", "latitude", "valid_time"))
+        boxes.append([x.min(), y.min(), -x.max(), -y.max()])
+        times += [valid.min(), valid.max()]
+    west, south, east, north = (float(value) for value in np.min(boxes, axis=0))
+    first, last = (
+        dt.datetime.fromtimestamp(int(each.astype("datetime64[s]").astype(int)), dt.UTC)
+        for each in (min(times), max(times))
+    )
+    return (west, south, -east, -north), (first, last)
+
+
 @dataclass(frozen=True)
 class Entry:
     """One entry of the catalogue, by its full name, as `warehouse.metrics`."""
@@ -159,7 +303,10 @@ class Entry:
     description: str
     units: str
     licence: str
-    reader: BaseReader
+    source: str
+    spatial_extent: str
+    temporal_extent: str
+    reader: Reader
 
     @property
     def is_public(self) -> bool:
@@ -186,7 +333,7 @@ def entries(catalogue: Catalog | None = None, prefix: str = "") -> Iterator[Entr
         if isinstance(item, Catalog):
             yield from entries(item, f"{prefix}{name}.")
         else:
-            said = {key: item.metadata.get(key, "") for key in ("description", "units", "licence")}
+            said = {key: item.metadata.get(key, "") for key in SAID}
             yield Entry(f"{prefix}{name}", **said, reader=item)
 
 
@@ -199,9 +346,11 @@ def entry(name: str, catalogue: Catalog | None = None) -> Entry:
 
 
 def check(entry: Entry) -> Check:
-    """Open an entry: its first rows, or a Zarr store's metadata."""
+    """Open an entry, its first rows or a Zarr store's metadata; broken where it says too little."""
     started = time.perf_counter()
     try:
+        if silent := [key for key in SAID if not getattr(entry, key)]:
+            raise InvalidInput(f"the entry does not say its {', '.join(silent)}")
         found = entry.reader.discover()
         is_table = isinstance(found, pa.Table)
         seen = f"{found.num_columns} columns" if is_table else f"{len(found)} variables"

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from thalweg import database, record, storage
@@ -22,7 +22,7 @@ from thalweg.database import RawFileRow
 from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.settings import Settings, load
 
-__all__ = ["RawFile", "Verified", "find", "get", "land", "read", "verify"]
+__all__ = ["RawFile", "Verified", "find", "get", "land", "period", "read", "verify"]
 
 # As long as the registry's narrowest column.
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -164,6 +164,15 @@ def find(
     with database.session(settings) as session:
         files = [_file(row) for query in queries for row in session.scalars(query)]
     return files[:limit][::-1]
+
+
+def period(source: str, settings: Settings | None = None) -> tuple[dt.datetime, dt.datetime] | None:
+    """First and last time that the files of a source speak of; None where none says a time."""
+    first = func.min(func.coalesce(RawFileRow.valid_from, RawFileRow.valid_to))
+    last = func.max(func.coalesce(RawFileRow.valid_to, RawFileRow.valid_from))
+    with database.session(settings) as session:
+        times = session.execute(select(first, last).where(RawFileRow.source == source)).one()
+    return times.tuple() if all(times) else None
 
 
 def get(id: str, settings: Settings | None = None) -> RawFile:

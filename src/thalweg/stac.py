@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thalweg import gridded, raw, sources
+from thalweg.catalog import extent_of
 from thalweg.gridded.repository import RAW_FILE
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
@@ -162,16 +162,15 @@ def _repository(name: str, settings: Settings) -> pystac.Item:
         level: gridded.open(name, level, settings=settings)
         for level in gridded.levels(name, settings)
     }
-    valid = [dataset["valid_time"].values for dataset in levels.values()]
-    west, south, east, north = _box(levels.values())
+    (west, south, east, north), (first, last) = extent_of(levels.values())
     corners = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     item = pystac.Item(
         name,
         geometry={"type": "Polygon", "coordinates": [corners]},
         bbox=[west, south, east, north],
         datetime=None,
-        start_datetime=_time(min(times.min() for times in valid)),
-        end_datetime=_time(max(times.max() for times in valid)),
+        start_datetime=first,
+        end_datetime=last,
         properties={"thalweg:snapshot": gridded.snapshots(name, settings)[0].id},
     )
     for level, dataset in levels.items():
@@ -186,16 +185,6 @@ def _repository(name: str, settings: Settings) -> pystac.Item:
         DatacubeExtension.ext(asset, add_if_missing=True)
         asset.extra_fields |= _cube(dataset)
     return item
-
-
-def _box(datasets: Iterable[xr.Dataset]) -> list[float]:
-    """West, south, east, north of all cell centres, degrees."""
-    ends: list[list[float]] = []
-    for dataset in datasets:
-        x, y = dataset["longitude"], dataset["latitude"]
-        ends.append([float(x.min()), float(y.min()), float(x.max()), float(y.max())])
-    wests, souths, easts, norths = zip(*ends, strict=True)
-    return [min(wests), min(souths), max(easts), max(norths)]
 
 
 def _cube(dataset: xr.Dataset) -> dict[str, Any]:
@@ -225,19 +214,12 @@ def _dimension(dataset: xr.Dataset, name: str) -> dict[str, Any]:
     if values.dtype.kind == "M":
         return {
             "type": "temporal",
-            "extent": [_text(_time(values.min())), _text(_time(values.max()))],
+            "extent": [
+                f"{np.datetime_as_string(end, 's')}Z" for end in (values.min(), values.max())
+            ],
         }
     if values.dtype.kind == "m":
         hours = values / np.timedelta64(1, "h")
         return {"type": "step", "unit": "h", "values": hours.tolist()}
     unit = {"unit": units} if (units := dataset[name].attrs.get("units")) else {}
     return {"type": name, "values": values.tolist(), **unit}
-
-
-def _time(value: np.datetime64) -> dt.datetime:
-    seconds = value.astype("datetime64[s]").astype(int)
-    return dt.datetime.fromtimestamp(int(seconds), dt.UTC)
-
-
-def _text(time: dt.datetime) -> str:
-    return time.isoformat().replace("+00:00", "Z")

@@ -36,7 +36,13 @@ def public_filesystem(settings: Settings | None = None) -> Any:
     """
     endpoint = (settings or load()).public_endpoint
     local = urlsplit(endpoint).hostname in LOOPBACK
-    return fsspec.filesystem("s3", anon=not local, endpoint_url=endpoint, use_listings_cache=False)
+    return fsspec.filesystem(
+        "s3",
+        anon=not local,
+        endpoint_url=endpoint,
+        use_listings_cache=False,
+        config_kwargs={"retries": {"max_attempts": 2}},  # s3fs tries five times over these
+    )
 
 
 def put_new(uri: str, data: bytes) -> None:

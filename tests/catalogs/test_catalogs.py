@@ -45,7 +45,7 @@ def test_public_data_is_read_lazily_and_right(stand_ins: Settings) -> None:
 
 def test_every_entry_says_what_it_is() -> None:
     for entry in catalog.entries():
-        assert all((entry.description, entry.units, entry.licence)), entry.name
+        assert all(getattr(entry, said) for said in catalog.SAID), entry.name
 
 
 def test_every_table_and_source_has_an_entry() -> None:

@@ -36,10 +36,12 @@ def list_entries(json: Json = False, data_dir: DataDir = None) -> None:
     from thalweg import catalog
 
     local_settings(data_dir)
-    rows = [_described(entry) for entry in catalog.entries()]
+    found = list(catalog.entries())
     if json:
-        return print_json(rows)
-    print_table(["entry", "what it is", "units", "licence"], [list(row.values()) for row in rows])
+        return print_json([_described(entry) for entry in found])
+    print_table(
+        ["entry", "what it is", "licence"], [[e.name, e.description, e.licence] for e in found]
+    )
     typer.echo('Read one: thalweg.open_catalog()["warehouse"]["metrics"].read()')
 
 
@@ -49,7 +51,7 @@ def show(
     json: Json = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Show an entry: what it is, its columns or variables, and how to read it.
+    """Show an entry: what it is, where and when its data are, its columns, and how to read it.
 
     Example: `thalweg catalog show warehouse.metrics`
     """
@@ -57,12 +59,18 @@ def show(
 
     local_settings(data_dir)
     entry = catalog.entry(name)
-    about = _described(entry) | {"columns": _columns(entry.reader.discover())}
+    extent, columns = entry.reader.extent(), _columns(entry.reader.discover())
+    described = _described(entry)
     if json:
-        return print_json(about)
-    for key in ("name", "description", "units", "licence"):
-        typer.echo(f"{key:12} {about[key]}")
-    print_table(["column", "type"], [list(item) for item in about["columns"].items()])
+        return print_json(described | {"extent": asdict(extent), "columns": columns})
+    if extent.box:
+        west, south, east, north = extent.box
+        described["it lies"] = f"{west:.4g} to {east:.4g} °E, {south:.4g} to {north:.4g} °N"
+    if extent.times:
+        described["it is of"] = " to ".join(f"{time:%Y-%m-%d %H:%M}" for time in extent.times)
+    for key, value in described.items():
+        typer.echo(f"{key.replace('_', ' '):16} {value}")
+    print_table(["column", "type"], [list(item) for item in columns.items()])
     path = "".join(f'["{part}"]' for part in name.split("."))
     typer.echo(f"Read it: thalweg.open_catalog(){path}.read()")
 
@@ -118,7 +126,7 @@ def stac(
 
 
 def _described(entry: Entry) -> dict[str, Any]:
-    return {key: getattr(entry, key) for key in ("name", "description", "units", "licence")}
+    return {key: value for key, value in vars(entry).items() if key != "reader"}
 
 
 def _columns(found: Any) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import CommitStateUnknownException, NoSuchTableError, RESTError
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression
 from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.utils.config import Config
 from pyparsing import ParseException
 from requests.exceptions import ConnectionError as NoConnection
@@ -77,6 +79,8 @@ def read(
     where: str | BooleanExpression | None = None,
     snapshot_id: int | None = None,
     settings: Settings | None = None,
+    *,
+    at: dt.datetime | None = None,
 ) -> pa.Table:
     """Rows of a table.
 
@@ -90,6 +94,8 @@ def read(
         Put values from outside into an expression, not into text.
     snapshot_id
         The state of the table to read; the newest by default.
+    at
+        Read the table as it was at this time, as far as upkeep has kept that state.
 
     Returns
     -------
@@ -101,7 +107,7 @@ def read(
     NotFound
         An unknown table, column or snapshot.
     InvalidInput
-        A condition that cannot be understood.
+        A condition that cannot be understood, or a time without a time zone.
     """
     declared = definition(name)
     for column in columns or ():
@@ -112,6 +118,11 @@ def read(
     snapshot = found.snapshot_by_id(snapshot_id) if snapshot_id else found.current_snapshot()
     if snapshot_id and snapshot is None:
         raise NotFound(f"table {name!r} has no snapshot {snapshot_id}")
+    if at is not None:
+        snapshot = as_of(found, at)
+        if snapshot is None:
+            return declared.arrow.empty_table().select(list(columns or declared.columns))
+        snapshot_id = snapshot.snapshot_id
     fields = tuple(columns) if columns else ("*",)
     try:
         scan = found.scan(where or AlwaysTrue(), selected_fields=fields, snapshot_id=snapshot_id)
@@ -122,6 +133,13 @@ def read(
     if snapshot is not None:
         record.note("read", "table", name, str(snapshot.snapshot_id), rows.num_rows)
     return rows
+
+
+def as_of(found: Table, at: dt.datetime) -> Snapshot | None:
+    """The state that a table had at a time; None before it was first written."""
+    if at.tzinfo is None:
+        raise InvalidInput(f"at is {at}: expected a time with a time zone")
+    return found.snapshot_as_of_timestamp(int(at.timestamp() * 1000))
 
 
 @contextmanager
