@@ -26,7 +26,7 @@ from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.settings import Settings, load
 from thalweg.warehouse import merge
 from thalweg.warehouse.access import catalog
-from thalweg.warehouse.schema import CHANGES, NAMESPACE, TABLES
+from thalweg.warehouse.schema import CHANGES, NAMESPACE, SEEDS, TABLES
 
 START = dt.datetime(2021, 8, 23, tzinfo=dt.UTC)
 TIME = pa.timestamp("us", "UTC")
@@ -286,39 +286,36 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return load(warehouse="alone")
 
 
-def make(version: int, settings: Settings) -> None:
-    """The tables of a version, with the layout that they have had from the first."""
+#: A value of each kind of column: Iceberg type, and what stands in the row that each table has.
+KINDS = {
+    "s": (StringType(), "x"), "t": (TimestamptzType(), START), "f": (DoubleType(), 1.5),
+    "i": (LongType(), 7), "b": (BinaryType(), b"x"),
+}  # fmt: skip
+
+
+def make(version: int, settings: Settings) -> dict[str, dict[str, object]]:
+    """The tables of a version, with the layout that they have had from the first; a row in each."""
     found = catalog(settings)
     found.create_namespace(NAMESPACE)
-    kinds = {
-        "s": StringType(), "t": TimestamptzType(), "f": DoubleType(), "i": LongType(),
-        "b": BinaryType(),
-    }  # fmt: skip
+    rows = {}
     for name, text in VERSIONS[version].items():
         columns = [column.split() for column in text.split(", ")]
         fields = [
-            NestedField(i, column, kinds[kind[0]], required=kind.endswith("!"))
+            NestedField(i, column, KINDS[kind[0]][0], required=kind.endswith("!"))
             for i, (column, kind) in enumerate(columns, start=1)
         ]
         has_time = name.endswith("timeseries")
         month = PartitionField(2, 1000, MonthTransform(), "value_time_month")
         spec = PartitionSpec(month) if has_time else PartitionSpec()
-        found.create_table((NAMESPACE, name), Schema(*fields), partition_spec=spec)
+        made = found.create_table((NAMESPACE, name), Schema(*fields), partition_spec=spec)
+        rows[name] = {column: KINDS[kind[0]][1] for column, kind in columns}
+        made.append(pa.Table.from_pylist([rows[name]], made.schema().as_arrow()))
+    return rows
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_tables_of_an_earlier_version_become_those_of_today(version: int, alone: Settings) -> None:
-    make(version, alone)
-    rows = observations("usgs-1", [1, 2]).select(
-        ["value_time", "value", "unit_name", "location_id", "configuration_name", "variable_name"]
-    )
-    found = warehouse.table("primary_timeseries", alone)
-    declared = found.schema().as_arrow()
-    nulls = {f.name: pa.nulls(2, f.type) for f in declared if f.name not in rows.column_names}
-    columns = {f.name: nulls.get(f.name) for f in declared}
-    old = {n: rows[n].cast(declared.field(n).type) if c is None else c for n, c in columns.items()}
-    found.append(pa.table(old, schema=declared))
-
+    rows = make(version, alone)
     steps = warehouse.plan(alone)
     assert "make the table location_attributes" in steps
     assert "add quality_code to primary_timeseries" in steps
@@ -331,13 +328,15 @@ def test_tables_of_an_earlier_version_become_those_of_today(version: int, alone:
         made = warehouse.table(name, alone)
         assert made.schema().column_names == list(today.columns), name
         assert [str(f.transform) for f in made.spec().fields] == ["month"] * bool(today.month_of)
-    kept = warehouse.read("primary_timeseries", settings=alone)
-    assert sorted(kept["value"].to_pylist()) == [1, 2]
-    assert kept["quality_code"].to_pylist() == [None, None]
-    coded = rows.append_column("quality_code", pa.array([None, "P"]))
-    assert counts(warehouse.write("primary_timeseries", coded, alone)) == (0, 1, 1)
-    codes = warehouse.read("primary_timeseries", settings=alone).sort_by("value_time")
-    assert codes["quality_code"].to_pylist() == [None, "P"]
+    for name, row in rows.items():
+        kept = warehouse.read(name, settings=alone).to_pylist()
+        assert dict.fromkeys(TABLES[name].columns) | row in kept
+        assert len(kept) == 1 or name in SEEDS
+    coded = rows["primary_timeseries"] | {"quality_code": "P"}
+    batch = pa.Table.from_pylist([coded], TABLES["primary_timeseries"].arrow)
+    assert counts(warehouse.write("primary_timeseries", batch, alone)) == (0, 1, 0)
+    (now,) = warehouse.read("primary_timeseries", settings=alone).to_pylist()
+    assert now == coded | {"run_id": None}
 
 
 def test_an_empty_catalogue_gets_all_tables(alone: Settings) -> None:
