@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import random
+import zipfile
 from collections.abc import Iterator
 
 ERROR_PAGE = b"<!DOCTYPE html>\n<html><head><title>503 Service Unavailable</title></head></html>\n"
+OTHER_TYPES = {"JSON": b'{"message": "the key has expired"}', "CSV": b"time,value\n1,2\n"}
 
 
 def damaged(content: bytes, places: int = 20) -> Iterator[tuple[str, bytes]]:
-    """What was done, and the file after it: cut, flipped, emptied, replaced by an error page.
+    """What was done, and the file after it: cut, flipped, emptied, another file under its name.
 
     The places are the same at each call, spread over the whole file.
     """
@@ -24,3 +27,13 @@ def damaged(content: bytes, places: int = 20) -> Iterator[tuple[str, bytes]]:
     yield "emptied", b""
     yield "an HTML error page", ERROR_PAGE
     yield "zeros", bytes(len(content))
+    for type, other in OTHER_TYPES.items():
+        yield f"{type} under this name", other
+    yield "a ZIP archive under this name", _archive()
+
+
+def _archive() -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("readme.txt", "The files are elsewhere.\n")
+    return packed.getvalue()

@@ -254,15 +254,15 @@ class _Download:
 
     def _begin(self, response: httpx.Response) -> None:
         """Go on with what came before if the server does so, else begin anew."""
-        given = CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-        if response.status_code != 206 or not given:
+        if response.status_code != 206:
             self._forget()
             self.first = response.headers
             length = response.headers.get("content-length")
             self.expected = int(length) if length else None
             return
+        given = CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
         changed = response.headers.get("etag", self.first.get("etag")) != self.first.get("etag")
-        if int(given[1]) != self._next() or (self.came and changed):
+        if not given or int(given[1]) != self._next() or (self.came and changed):
             self._forget()
             raise _Busy("other bytes than were asked for")
         if not self.came:

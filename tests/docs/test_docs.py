@@ -146,17 +146,3 @@ def test_pages_name_only_python_that_exists(page: Path) -> None:
 def test_the_examples_compile(page: Path) -> None:
     for code in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S):
         compile(code, str(page), "exec")
-
-
-def test_the_how_to_of_a_source_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example of howto/add-a-source is found by itself, once its file is there."""
-    (code,) = re.findall(
-        r"^```python\n(.*?)^```",
-        (ROOT / "docs" / "howto" / "add-a-source.md").read_text(),
-        re.M | re.S,
-    )
-    (tmp_path / "example.py").write_text(code)
-    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "thalweg.sources.example", raising=False)
-    assert "example" in sources.names()
-    assert sources.get("example").LICENCE == "CC-BY-4.0"

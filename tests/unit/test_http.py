@@ -194,8 +194,8 @@ def test_nobody_there_is_unavailable(client: http.Client) -> None:
 
 
 def test_silence_is_not_waited_for(server: Server) -> None:
-    server.acts = [lambda handler: time.sleep(0.5), gives()]
-    with http.Client(first_wait=0.001, timeout=0.1) as client:
+    server.acts = [lambda handler: time.sleep(1), gives()]
+    with http.Client(first_wait=0.001, timeout=0.5) as client:
         assert client.get(server.url).content == FILE
 
 
@@ -318,6 +318,9 @@ def test_a_part_of_a_server_without_parts(server: Server, client: http.Client) -
     server.acts = [says(206, FILE[:10], Content_Range="bytes 0-9/100000")]
     with pytest.raises(Unavailable, match="other bytes than were asked for"):
         client.get(server.url, part=(50_000, 60_000))
+    server.acts = [says(206, FILE[:10])]  # some part, but it does not say which
+    with pytest.raises(Unavailable, match="other bytes than were asked for"):
+        client.get(server.url, part=(50_000, 60_000))
     server.acts = [gives(FILE[:100])]
     with pytest.raises(InvalidInput, match="416"):
         client.get(server.url, part=(50_000, 60_000))
@@ -354,8 +357,9 @@ def test_a_page_in_place_of_data_is_taken_for_a_passing_failure(
 def test_the_rate_holds_for_all_threads(server: Server) -> None:
     server.acts = [gives(b"x")]
     with http.Client(per_second=50) as client, ThreadPoolExecutor(5) as pool:
+        started = time.monotonic()
         list(pool.map(lambda _: client.get(server.url), range(11)))
-    assert max(server.times) - min(server.times) >= 10 / 50 - 0.02
+    assert max(server.times) - started >= 10 / 50
 
 
 def test_a_key_goes_to_its_origin_alone_and_is_told_nobody(

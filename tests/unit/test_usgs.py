@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from damage import ERROR_PAGE, damaged
+from on_disk import raw_file
 
 from thalweg import database, ingest, raw, storage, warehouse
 from thalweg.database import new_id
@@ -553,6 +554,7 @@ def test_damaged_files_give_an_error_or_nothing_wrong(
         "instantaneous_values": (nwis / "hist_waterservices_iv.json").read_bytes(),
         "daily_values": (nwis / "waterservices_dv.txt").read_bytes(),
         "sites": (nwis / "waterservices_site.txt").read_bytes(),
+        "continuous": page(recorded["continuous"]["features"]),
         "daily": page(recorded["daily"]["features"]),
         "monitoring-locations": page(recorded["monitoring-locations"]["features"]),
         "timeslices": next(slices.glob("*_13:00:00*")).read_bytes(),
@@ -578,6 +580,60 @@ def test_damaged_files_give_an_error_or_nothing_wrong(
             for table in ("locations", "location_attributes"):
                 some = rows[table].to_pylist() if table in rows else []
                 assert all(row in right[table].to_pylist() for row in some), what
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "rows", "places"),
+    [
+        ("nwis_and_crosswalk/nwis_test_data.json", "instantaneous_values", 47, 2),
+        (f"{RECORDED}/waterservices_iv.txt", "instantaneous_values", 6, 2),
+        (f"{RECORDED}/hist_waterservices_iv.json", "instantaneous_values", 0, 2),
+        (f"{RECORDED}/nwis_iv_empty_mock.json", "instantaneous_values", 0, 0),
+        (f"{RECORDED}/waterservices_dv.txt", "daily_values", 4, 2),
+        (f"{RECORDED}/hist_waterservices_dv.json", "daily_values", 2, 2),
+        (f"{RECORDED}/waterservices_site.txt", "sites", 0, 2),
+        (f"{RECORDED}/nwis_sites.txt", "sites", 0, 206),
+    ],
+)
+def test_rows_of_the_recorded_answers(
+    tmp_path: Path, shared_data: Path, name: str, dataset: str, rows: int, places: int
+) -> None:
+    content = (shared_data / name).read_bytes()
+    tables = usgs.read([raw_file(tmp_path, content, name, "usgs", dataset)])
+    found = (tables["primary_timeseries"].num_rows, tables["locations"].num_rows)
+    assert found == (rows, places)
+
+
+def test_recorded_answers_of_other_services_are_refused(tmp_path: Path, shared_data: Path) -> None:
+    """What the USGS says of peaks, ratings, statistics, basins or samples is no series or site."""
+    ours = {"hist_waterservices_iv.json", "hist_waterservices_dv.json", "nwis_iv_empty_mock.json"}
+    ours |= {"waterservices_iv.txt", "waterservices_dv.txt", "waterservices_site.txt"}
+    ours |= {"nwis_sites.txt"}
+    others = [path for path in (shared_data / RECORDED).iterdir() if path.name not in ours]
+    assert len(others) == 25
+    for path in others:
+        for dataset in usgs.READERS:
+            file = raw_file(tmp_path, path.read_bytes(), path.name, "usgs", dataset)
+            with pytest.raises(InvalidInput):
+                usgs.read([file])
+
+
+def test_96_timeslices(tmp_path: Path, shared_data: Path) -> None:
+    """Every reading of a day on the full hour, whichever slice it is in."""
+    files, expected = [], {}
+    for path in sorted((shared_data / "nwm_usgs_lower_colorado" / "usgs_TimeSlice").iterdir()):
+        content = path.read_bytes()
+        files.append(raw_file(tmp_path, content, path.name, "usgs", "timeslices"))
+        with h5py.File(io.BytesIO(content)) as slice:
+            stations = [bytes(s.tobytes()).decode().strip() for s in slice["stationId"][()]]
+            times = [bytes(t.tobytes()).decode() for t in slice["time"][()]]
+            values = slice["discharge"][()].tolist()
+            for station, time, value in zip(stations, times, values, strict=True):
+                if time[13:19] == ":00:00":
+                    expected[f"usgs-{station}", f"{time.replace('_', 'T')}+00:00"] = value
+    rows = usgs.read(files)["primary_timeseries"].to_pylist()
+    assert (len(files), len(rows)) == (96, 1_559)
+    assert {(r["location_id"], r["value_time"].isoformat()): r["value"] for r in rows} == expected
 
 
 def test_a_timeslice_says_its_quality(service: Service, shared_data: Path) -> None:

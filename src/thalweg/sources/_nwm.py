@@ -90,7 +90,8 @@ RETROSPECTIVE = Configuration("retrospective", "retrospective simulation", "", (
 # WRF-Hydro's version, for files that do not state the model's.
 VERSION_OF_CODE = {"v5.3": "30", "v5.2": "21", "v5.1": "20"}
 TIME_UNITS = re.compile(
-    r"(minute|hour)s since (\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d:\d\d))?(?: ?(?:UTC|Z|\+00:?00))?"
+    r"(second|minute|hour)s since (\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d:\d\d))?"
+    r"(?: ?(?:UTC|Z|\+00:?00))?"
 )
 
 
@@ -168,7 +169,7 @@ def times(variable: Any) -> np.ndarray[Any, Any]:
     """Times of a variable as datetime64, UTC."""
     units = _attribute(variable, "units")
     if not (said := TIME_UNITS.fullmatch(units)):
-        raise InvalidInput(f"time in {units!r}, expected minutes or hours since a time in UTC")
+        raise InvalidInput(f"time in {units!r}, expected hours or minutes since a time in UTC")
     since = np.datetime64(f"{said[2]}T{said[3] or '00:00:00'}", "us")
     return since + np.asarray(variable).astype(f"timedelta64[{said[1][0]}]")
 

@@ -32,8 +32,10 @@ __all__ = [
 ]
 
 DISCHARGE = "00060"
-#: Columns of `Content.readings`. `time` is ISO 8601 text, `value` text or number or null.
-READINGS = ["location", "parameter", "statistic", "time", "value", "unit", "quality"]
+#: Columns of `Content.readings`. The time is ISO 8601 text, the value text or number or null.
+READINGS = [
+    "location_id", "parameter", "statistic", "value_time", "value", "unit_name", "quality_code",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def read_json(file: RawFile) -> Content:
                 reading["dateTime"],
                 reading["value"],
                 variable["unit"]["unitCode"],
-                ",".join(reading["qualifiers"]),
+                ",".join(_qualifiers(reading["qualifiers"])),
             )
             for reading in _main_sensor(series)
         ]
@@ -132,13 +134,13 @@ def read_timeslice(file: RawFile) -> Content:
         discharge = content["discharge"][()].astype(float)
         n = len(discharge)
         columns = {
-            "location": [_location(site) for site in text(content["stationId"][()])],
+            "location_id": [_location(site) for site in text(content["stationId"][()])],
             "parameter": [DISCHARGE] * n,
             "statistic": [""] * n,
-            "time": [f"{time.replace('_', 'T')}Z" for time in text(content["time"][()])],
+            "value_time": [f"{time.replace('_', 'T')}Z" for time in text(content["time"][()])],
             "value": np.where(discharge < 0, np.nan, discharge),
-            "unit": [bytes(content["discharge"].attrs["units"]).decode()] * n,
-            "quality": [str(code) for code in content["discharge_quality"][()]],
+            "unit_name": [bytes(content["discharge"].attrs["units"]).decode()] * n,
+            "quality_code": [str(code) for code in content["discharge_quality"][()]],
         }
     return Content(readings=pd.DataFrame(columns))
 

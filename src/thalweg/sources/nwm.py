@@ -282,8 +282,8 @@ def _open_store(url: str, settings: Settings) -> tuple[Any, str]:
 
 
 def _file(extract: Any) -> bytes:
-    """A dataset as the bytes of a NetCDF-4 file, the same each time."""
-    packed = {"streamflow": {"zlib": True}}
+    """A dataset as the bytes of a NetCDF-4 file with checksums, the same each time."""
+    packed = {name: {"zlib": True, "fletcher32": True} for name in extract.variables}
     return bytes(extract.to_netcdf(engine="h5netcdf", encoding=packed))
 
 

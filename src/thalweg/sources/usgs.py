@@ -31,7 +31,6 @@ from thalweg.settings import Settings, load
 from thalweg.sources import _usgs
 from thalweg.sources._common import (
     SERIES,
-    TIME,
     Moment,
     Progress,
     RemoteObject,
@@ -328,40 +327,28 @@ def _rows(readings: pd.DataFrame, file: RawFile) -> tuple[pa.Table, int]:
     variables = {code: name for (code, of_days), name in VARIABLES.items() if of_days == daily}
     wanted = readings["parameter"].isin(variables.keys())
     readings = readings[wanted & (readings["statistic"] == MEAN) if daily else wanted]
-    for time in readings["time"]:
+    times = readings["value_time"]
+    for time in times:
         if not re.fullmatch(DAY if daily else ZONED, time):
             raise ValueError(
                 f"{time!r} is not {'a day' if daily else 'a time with its UTC offset'}"
             )
     rows = readings.assign(
-        time=pd.to_datetime(readings["time"], utc=True, format="ISO8601").dt.as_unit("us"),
+        reference_time=None,
+        value_time=pd.to_datetime(times, utc=True, format="ISO8601").dt.as_unit("us"),
         value=[np.nan if value in (None, "") else float(value) for value in readings["value"]],
-        unit=[UNITS.get(unit, unit) for unit in readings["unit"]],
-        variable=[variables[code] for code in readings["parameter"]],
+        unit_name=[UNITS.get(unit, unit) for unit in readings["unit_name"]],
+        configuration_name=CONFIGURATION["name"],
+        variable_name=[variables[code] for code in readings["parameter"]],
+        quality_code=readings["quality_code"].mask(readings["quality_code"] == ""),
+        raw_file_id=file.id,
     )
-    rows = rows[rows["time"] == rows["time"].dt.floor("h")]
-    rows = rows.drop_duplicates(["location", "variable", "time"], keep="last")
-    rows = rows.sort_values(["location", "variable", "time"])
+    rows = rows[rows["value_time"] == rows["value_time"].dt.floor("h")]
+    key = ["location_id", "variable_name", "value_time"]
+    rows = rows.drop_duplicates(key, keep="last").sort_values(key)
     present = np.isfinite(rows["value"]) & (rows["value"] != MISSING)
-    return _series(rows[present], file), int((~present).sum())
-
-
-def _series(rows: pd.DataFrame, file: RawFile) -> pa.Table:
-    n = len(rows)
-    columns = {
-        "reference_time": pa.nulls(n, TIME),
-        "value_time": rows["time"],
-        "value": rows["value"],
-        "unit_name": rows["unit"],
-        "location_id": rows["location"],
-        "configuration_name": [CONFIGURATION["name"]] * n,
-        "variable_name": rows["variable"],
-        "quality_code": rows["quality"].mask(rows["quality"] == ""),
-        "raw_file_id": [file.id] * n,
-    }
-    return pa.table(
-        {name: pa.array(columns[name], SERIES.field(name).type) for name in SERIES.names}
-    )
+    series = pa.Table.from_pandas(rows.loc[present, SERIES.names], SERIES, preserve_index=False)
+    return series.replace_schema_metadata(None), int((~present).sum())
 
 
 def _timeslice(hour: dt.datetime, settings: Settings) -> RemoteObject:
