@@ -106,7 +106,11 @@ def warehouse_catalog(**_described: Any) -> Catalog:
     said = {}
     for name in warehouse.names():
         columns = definition(name).columns
-        units = [f"{c}: {each.doc}" for c, each in columns.items() if each.type != TEXT]
+        units = [
+            f"{column}: {each.doc.partition(';')[0]}"
+            for column, each in columns.items()
+            if each.type != TEXT
+        ]
         said[name] = {
             "description": definition(name).doc,
             "units": "; ".join(units) or "none",
@@ -354,7 +358,7 @@ def check(entry: Entry) -> Check:
         found = entry.reader.discover()
         is_table = isinstance(found, pa.Table)
         seen = f"{found.num_columns} columns" if is_table else f"{len(found)} variables"
-        state, message = "ok", seen
+        state, message = "ok", seen if is_table or len(found) else "nothing was written yet"
     except Unavailable as error:
         state, message = "unreachable", str(error)
     except Exception as error:

@@ -371,7 +371,12 @@ def call(*arguments: str) -> str:
 def test_the_command_shows_a_tree_json_and_events(story: Story) -> None:
     tree = call("metrics", "--where", story.where)
     assert f"metrics where {story.where}: 2 rows" in " ".join(tree.split())
-    assert "https://example.org/correction: 1 rows" in tree
+    assert "https://example.org/correction: 1 row\n" in tree.replace(" \n", "\n")
+    # What is said once is said where it is met first.
+    again = tree.index("(see above)")
+    run = f"run {story.runs['forecasts'][-12:]} of forecasts"
+    assert tree.count(run, 0, again) == 2
+    assert tree.index("raw file " + story.files["location_crosswalks"].id[-12:]) < again
     found = json.loads(call("metrics", "--where", story.where, "--json"))
     assert found["root"] in found["nodes"]
     ends = {end for edge in found["edges"] for end in (edge["from"], edge["to"])}

@@ -163,7 +163,10 @@ def test_the_commands(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert '"[/1]"' in shown
     assert file.uri in shown
     assert json.loads(call("show", file.id, "--json"))["state"] == "ok"
-    assert "1 of 1 files (5 bytes) as landed" in call("verify", "--dataset", dataset)
+    assert "No such raw files" in call("list", "--dataset", "nothing")
+    assert "1 of 1 files are as they landed (5 bytes in all)" in call(
+        "verify", "--dataset", dataset
+    )
     storage.filesystem(file.uri).pipe_file(file.uri, b"wat")
     assert "damaged" in call("verify", "--dataset", dataset, code=1)
     (wrong,) = json.loads(call("verify", "--dataset", dataset, "--json", code=1))["wrong"]

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thalweg.cli.common import DataDir, Json, coloured, local_settings, print_json, print_table
+from thalweg.cli.common import (
+    DataDir,
+    Json,
+    coloured,
+    local_settings,
+    print_json,
+    print_table,
+    working,
+)
 
 if TYPE_CHECKING:
     from thalweg.catalog import Entry
@@ -65,12 +73,13 @@ def show(
         return print_json(described | {"extent": asdict(extent), "columns": columns})
     if extent.box:
         west, south, east, north = extent.box
-        described["it lies"] = f"{west:.4g} to {east:.4g} °E, {south:.4g} to {north:.4g} °N"
+        described["where now"] = f"{west:.4g} to {east:.4g} °E, {south:.4g} to {north:.4g} °N"
     if extent.times:
-        described["it is of"] = " to ".join(f"{time:%Y-%m-%d %H:%M}" for time in extent.times)
+        described["when now"] = " to ".join(f"{time:%Y-%m-%d %H:%M}" for time in extent.times)
     for key, value in described.items():
         typer.echo(f"{key.replace('_', ' '):16} {value}")
-    print_table(["column", "type"], [list(item) for item in columns.items()])
+    if columns:
+        print_table(["column", "type"], [list(item) for item in columns.items()])
     path = "".join(f'["{part}"]' for part in name.split("."))
     typer.echo(f"Read it: thalweg.open_catalog(){path}.read()")
 
@@ -90,7 +99,7 @@ def check(
     from thalweg import catalog
 
     local_settings(data_dir)
-    with ThreadPoolExecutor(4) as pool:
+    with working("opening every entry"), ThreadPoolExecutor(4) as pool:
         checks = list(pool.map(catalog.check, catalog.entries()))
     if json:
         print_json([asdict(each) for each in checks])
@@ -117,7 +126,8 @@ def stac(
     """
     from thalweg import stac as library
 
-    catalogue = library.write(folder, local_settings(data_dir))
+    with working("writing"):
+        catalogue = library.write(folder, local_settings(data_dir))
     counts = {each.id: len(each.get_item_links()) for each in catalogue.get_collections()}
     if json:
         return print_json({"catalogue": folder / "catalog.json", "items": counts})

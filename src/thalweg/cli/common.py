@@ -13,7 +13,16 @@ from thalweg import settings as settings_module
 from thalweg.errors import InvalidInput
 from thalweg.settings import Settings
 
-__all__ = ["DataDir", "Json", "coloured", "local_settings", "pairs", "print_json", "print_table"]
+__all__ = [
+    "DataDir",
+    "Json",
+    "coloured",
+    "local_settings",
+    "pairs",
+    "print_json",
+    "print_table",
+    "working",
+]
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of all state of the local hub. [default: .thalweg]")
@@ -45,6 +54,13 @@ def pairs(given: list[str] | None) -> dict[str, str]:
             raise InvalidInput(f"expected a parameter as NAME=VALUE, got {text!r}")
         values[name.strip()] = value
     return values
+
+
+def working(text: str) -> Any:
+    """A sign of life on a terminal's standard error while something takes its time."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
 
 
 def coloured(text: str, colour: str) -> Any:

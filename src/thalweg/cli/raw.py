@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from thalweg.cli.common import DataDir, Json, coloured, local_settings, print_json, print_table
+from thalweg.cli.common import (
+    DataDir,
+    Json,
+    coloured,
+    local_settings,
+    print_json,
+    print_table,
+    working,
+)
 from thalweg.errors import InvalidInput
 
 __all__ = ["register"]
@@ -44,6 +52,8 @@ def list_files(
     found = raw.find(source, dataset, settings=local_settings(data_dir), limit=limit)
     if json:
         return print_json([asdict(file) for file in found])
+    if not found:
+        return typer.echo("No such raw files; `thalweg pipeline list` names what lands some")
     rows = [
         [file.id[-12:], file.source, file.dataset, f"{file.ingested_at:%Y-%m-%d %H:%M}",
          f"{file.size:,}", file.url]
@@ -74,9 +84,12 @@ def show(
     if json:
         return print_json(about)
     for key, value in about.items():
-        if key != "headers":
-            typer.echo(f"{key:12} {'' if value is None else value}")
-    print_table(["header", "value"], [[k, str(v)] for k, v in file.headers.items()])
+        if key != "headers" and value is not None:
+            typer.echo(f"{key.replace('_', ' '):12} {value}")
+    if verified.message:
+        typer.echo(verified.message)
+    if file.headers:
+        print_table(["header", "value"], [[k, str(v)] for k, v in file.headers.items()])
 
 
 @commands.command()
@@ -113,7 +126,8 @@ def verify(
             print_table(["file", "state", "seen"], rows)
         size = sum(file.size for file in files)
         typer.echo(
-            f"{len(files) - len(wrong):,} of {len(files):,} files ({size:,} bytes) as landed"
+            f"{len(files) - len(wrong):,} of {len(files):,} files are as they landed "
+            f"({size:,} bytes in all)"
         )
     if wrong:
         raise typer.Exit(1)
@@ -155,7 +169,10 @@ def lineage(
     settings = local_settings(data_dir)
     if down and (where is not None or snapshot is not None):
         raise InvalidInput("--where and --snapshot trace upward: leave out --down")
-    found = library.down(what, settings) if down else library.up(what, where, snapshot, settings)
+    with working(f"tracing {what}"):
+        found = (
+            library.down(what, settings) if down else library.up(what, where, snapshot, settings)
+        )
     if openlineage:
         for event in library.openlineage(found, settings):
             typer.echo(json_module.dumps(event, default=str))

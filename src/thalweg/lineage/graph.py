@@ -65,22 +65,26 @@ class Lineage:
         for (start, end), rows in self.edges.items():
             near, far = (end, start) if self.direction == "up" else (start, end)
             further.setdefault(near, []).append((far, rows))
-        tree = Tree(Text(str(self.nodes[self.root])))
-        seen = {self.root}
-        waiting = [(tree, self.root)]
+        tree = Tree("", hide_root=True)
+        seen = set()
+        waiting: list[tuple[Tree, str, str]] = [(tree, self.root, str(self.nodes[self.root]))]
         while waiting:
-            branch, key = waiting.pop()
+            branch, key, line = waiting.pop()
+            again = key in seen and key in further
+            twig = branch.add(Text(f"{line} (see above)" if again else line))
+            if again or not key:
+                continue
+            seen.add(key)
             newest = sorted(further.get(key, ()), key=self._age, reverse=True)
-            for far, rows in newest[:shown]:
-                line = str(self.nodes[far]) + (f": {rows:,} rows" if rows else "")
-                again = far in seen and far in further
-                twig = branch.add(Text(f"{line} (see above)" if again else line))
-                if not again:
-                    seen.add(far)
-                    waiting.append((twig, far))
             if len(newest) > shown:
-                branch.add(Text(f"… and {len(newest) - shown:,} more"))
-        return tree
+                waiting.append((twig, "", f"… and {len(newest) - shown:,} more"))
+            for far, rows in reversed(newest[:shown]):
+                came = f": {_counted(rows, 'row')}" if rows else ""
+                waiting.append((twig, far, f"{self.nodes[far]}{came}"))
+        if not self.edges:
+            done = "wrote" if self.direction == "up" else "read"
+            tree.children[0].add(Text(f"no run has noted that it {done} this"))
+        return tree.children[0]
 
     def __rich__(self) -> Tree:
         return self.tree()
@@ -91,23 +95,22 @@ class Lineage:
 
 
 def _rows_line(name: str, id: str, about: Mapping[str, Any]) -> str:
-    where = f" where {about['where']}" if "where" in about else ""
     if not id:
         return f"{name}: nothing was ever written"
-    rows = f": {about['rows']:,} rows" if "rows" in about else ""
-    state = f"snapshot {id}" + (f" of {about['at']}" if "at" in about else "")
-    if about.get("expired"):
-        state += ", which has expired: traced in the table as it is now"
-    outside = about.get("untraced")
-    return f"{name}{where}{rows} ({state})" + (
-        f", {outside:,} from outside a run" if outside else ""
-    )
+    where = f" where {about['where']}" if "where" in about else ""
+    compared = " that were compared" if "compared_by" in about else ""
+    rows = f": {_counted(about['rows'], 'row')}{compared}" if "rows" in about else ""
+    outside = f", {about['untraced']:,} from outside a run" if about.get("untraced") else ""
+    expired = ", which has expired: traced in the table as it is now"
+    state = f"snapshot {id}{_at(about)}{expired if about.get('expired') else ''}"
+    return f"{name}{where}{rows} ({state}){outside}"
 
 
 def _snapshot_line(name: str, id: str, about: Mapping[str, Any]) -> str:
     if "message" in about:
         return f"snapshot {id} of {name}: {about['message'].partition(';')[0]}"
-    return f"snapshot {id} of {name}" + (f": {about['rows']:,} written" if about["rows"] else "")
+    rows = f": {_counted(about['rows'], 'row')} written" if about["rows"] else ""
+    return f"snapshot {id} of {name}{rows}"
 
 
 def _gridded_line(name: str, id: str, about: Mapping[str, Any]) -> str:
@@ -117,15 +120,26 @@ def _gridded_line(name: str, id: str, about: Mapping[str, Any]) -> str:
 def _run_line(name: str, id: str, about: Mapping[str, Any]) -> str:
     if not about:
         return f"run {id}, of which there is no record"
-    return f"run {id[-12:]} of {name}, {about['state']}, {about['at']}, by {about['user']}"
+    return f"run {id[-12:]} of {name}, {about['state']}{_at(about)}, by {about['user']}"
 
 
 def _raw_line(name: str, id: str, about: Mapping[str, Any]) -> str:
     if not about:
         return f"raw file {id}, of which there is no record"
-    rows = [f"{count:,} rows in {table}" for table, count in about.get("rows", {}).items()]
+    rows = [
+        f"{_counted(count, 'row')} in {table}" for table, count in about.get("rows", {}).items()
+    ]
     now = f"; now {', '.join(rows)}" if rows else ""
     return f"raw file {id[-12:]} {name}, {about['size']:,} bytes from {about['url']}{now}"
+
+
+def _at(about: Mapping[str, Any]) -> str:
+    """When, to the minute; times are UTC."""
+    return f" at {about['at'][:16].replace('T', ' ')}" if about.get("at") else ""
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
 _LINES = {

@@ -133,18 +133,22 @@ class _Trace:
         known = self.graph.edges.get((start, end))
         self.graph.edges[start, end] = rows if known is None else known + (rows or 0)
 
-    def state(self, name: str, where: Any = None, snapshot_id: int | None = None) -> str:
+    def state(
+        self, name: str, where: Any = None, snapshot_id: int | None = None, **about: Any
+    ) -> str:
         """Add a table, or rows of it, as of a snapshot; returns the key."""
         found = warehouse.table(name, self.settings)
         newest = found.current_snapshot()
         snapshot = found.snapshot_by_id(snapshot_id) if snapshot_id else newest
         id = str(snapshot_id or (newest.snapshot_id if newest else ""))
-        about: dict[str, Any] = {"where": str(where)} if where is not None else {}
+        about |= {"where": str(where)} if where is not None else {}
         if snapshot:
             about["at"] = _iso(dt.datetime.fromtimestamp(snapshot.timestamp_ms / 1000, dt.UTC))
         elif snapshot_id:
             about["expired"] = True
-        key = " ".join(filter(None, ("rows", name, id, about.get("where"))))
+        key = " ".join(
+            ("rows", name, id, *(about[k] for k in ("where", "compared_by") if k in about))
+        )
         self.graph.nodes[key] = Node("rows", name, id, about)
         return key
 
@@ -211,7 +215,7 @@ class _Trace:
             ),
         }
         for name, sql in PAIRED.items():
-            key = self.state(name, f"compared by run {run_id}", read[name])
+            key = self.state(name, None, read[name], compared_by=run_id)
             with duckdb.connect() as connection:
                 for each, rows in tables.items():
                     connection.register(each, rows)
