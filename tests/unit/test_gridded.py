@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import pyarrow as pa
 import pytest
 import shapely
 import xarray as xr
+from s3fs import S3FileSystem
 
-from thalweg import catalog, database, gridded, raw, warehouse
+from thalweg import catalog, database, gridded, ingest, raw, warehouse
 from thalweg.errors import InvalidInput, NotFound, Unavailable
+from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
 from thalweg.sources import _grib, era5, gfs, ifs
 
@@ -215,7 +218,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(ready: Settings, name:
         gridded.write(name, {"surface": fields([1], latitude=np.arange(40.0, 42.0))})
     celsius = fields([1])
     celsius["t2m"].attrs["units"] = "degC"
-    with pytest.raises(InvalidInput, match="dimensions and units"):
+    with pytest.raises(InvalidInput, match="dimensions, units and type"):
         gridded.write(name, {"surface": celsius})
     with pytest.raises(InvalidInput, match="cannot name a repository"):
         gridded.write("No/Way", {"surface": fields([0])})
@@ -236,8 +239,10 @@ def test_a_store_that_is_gone_is_one_line(
     ready: Settings, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(Unavailable, match="the store does not give the fields") as caught:
+    S3FileSystem.clear_instance_cache()
+    with pytest.raises(Unavailable, match=r"does not give .*see `thalweg status`$") as caught:
         gridded.open(name)
+    S3FileSystem.clear_instance_cache()
     assert "\n" not in str(caught.value)
 
 
@@ -367,19 +372,59 @@ def test_what_is_no_place_or_variable_is_said() -> None:
 
 
 def test_rows_fit_the_warehouse(ready: Settings, shared_data: Path) -> None:
-    """IFS at a gauge: from the GRIB to secondary_timeseries."""
+    """IFS at a gauge, past contracts and units; a damaged file is kept aside, the good passes."""
     warehouse.migrate()
-    path = shared_data / "ecmwf_ifs_open" / "ecmwf_019cf6d7.grib"
-    file = raw.land("ifs", "oper", path.read_bytes(), extension="grib2", url="test:ifs")
+    content = (shared_data / "ecmwf_ifs_open" / "ecmwf_019cf6d7.grib").read_bytes()
+    good, cut = (
+        raw.land("ifs", "oper", part, extension="grib2", url="test:ifs")
+        for part in (content, content[:-1000])
+    )
+    radford = points(**{"usgs-radford": (-80.55, 37.14)})
+    cells = radford.set_column(0, "id", [["ifs-radford"]])
+    warehouse.write("locations", radford)
+    pairs = {"primary_location_id": radford["id"], "secondary_location_id": cells["id"]}
+    warehouse.write("location_crosswalks", pa.table(pairs))
     part: _grib.Area = (-82.0, 36.0, -79.0, 38.0)
-    read = ifs.read([file], area=part)["heightAboveGround"]
-    rows = gridded.at_points(read, points(**{"ifs-radford": (-80.55, 37.14)}), method="bilinear")
-    assert rows.num_rows == 4
-    written = warehouse.write("secondary_timeseries", rows)
-    assert written.added == 4
+
+    def at_gauges(files: Sequence[RawFile]) -> dict[str, pa.Table]:
+        fields = ifs.read(files, area=part)["heightAboveGround"]
+        return {"secondary_timeseries": gridded.at_points(fields, cells, method="bilinear")}
+
+    loaded = ingest.load(at_gauges, [good, cut])
+    assert [written.added for written in loaded.written] == [4]
+    assert {(c.unit, c.to, c.count) for c in loaded.converted} == {("K", "degC", 2)}
+    (kept,) = loaded.quarantined
+    assert (kept.raw_file_id, kept.table) == (cut.id, None)
+    assert "is not whole GRIB" in kept.reason
+    again = ingest.load(at_gauges, [good])
+    assert [(w.added, w.changed, w.unchanged) for w in again.written] == [(0, 0, 4)]
     back = warehouse.read("secondary_timeseries", where="location_id = 'ifs-radford'")
-    assert set(back["raw_file_id"].to_pylist()) == {file.id}
+    assert set(back["raw_file_id"].to_pylist()) == {good.id}
     assert set(back["reference_time"].to_pylist()) == {dt.datetime(2026, 3, 16, tzinfo=dt.UTC)}
     t2m = back.filter(pa.compute.equal(back["variable_name"], "air_temperature_hourly_inst"))
-    expected = read["t2m"].interp(latitude=37.14, longitude=-80.55).values.ravel()
+    kelvin = ifs.read([good], area=part)["heightAboveGround"]["t2m"]
+    expected = kelvin.interp(latitude=37.14, longitude=-80.55).values.ravel() - 273.15
     assert sorted(t2m["value"].to_pylist()) == pytest.approx(sorted(expected.tolist()), abs=1e-3)
+
+
+def test_means_over_a_basin_are_observations(ready: Settings, shared_data: Path) -> None:
+    """An analysis of ERA5 over a box of Wales: primary_timeseries, 744 hours."""
+    warehouse.migrate()
+    path = shared_data / "era5_uk" / "era5-2mt-2019-03-uk.grib"
+    file = raw.land("era5", "uk", path.read_bytes(), extension="grib", url="test:era5")
+    wales = places(**{"era5-wales": shapely.box(-4.125, 51.875, -3.625, 52.375)})
+    warehouse.write("locations", wales)
+
+    def over(files: Sequence[RawFile]) -> dict[str, pa.Table]:
+        return {"primary_timeseries": gridded.area_mean(era5.read(files)["surface"], wales)}
+
+    loaded = ingest.load(over, [file])
+    assert [written.added for written in loaded.written] == [744]
+    assert loaded.quarantined == ()
+    rows = warehouse.read("primary_timeseries", where="location_id = 'era5-wales'")
+    # The box has two by two whole cells; those of a row have one area.
+    cells = era5.read([file])["surface"]["t2m"].sel(latitude=[52, 52.25], longitude=[-4, -3.75])
+    areas = np.diff(np.sin(np.radians([51.875, 52.125, 52.375])))
+    expected = np.average(cells.squeeze("step").mean("longitude").values, axis=1, weights=areas)
+    found = rows.sort_by("value_time")["value"].to_numpy()
+    np.testing.assert_allclose(found, expected - 273.15, atol=1e-4)

@@ -48,11 +48,17 @@ CHUNK = 2**18
 LONGEST = {"time": 168, "step": 24}
 AXIS_CHUNK = 4096
 GRID = ("latitude", "longitude")
+#: Attributes in which all fields of a variable agree: units, analysis or forecast.
+MEANING = ("units", "GRIB_dataType")
 #: How times and steps are stored: type, attributes.
 STORED = {
     "M": ("datetime64[s]", {"units": "seconds since 1970-01-01", "calendar": "standard"}),
     "m": ("timedelta64[s]", {"units": "seconds"}),
 }
+
+
+#: A Zarr group, whose items have for types all that an item may be.
+Group = Any
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,7 @@ def open(
         raise NotFound(f"{name} has fields of {len(groups)} types of level, not of {level!r}{hint}")
     # A variable in seconds, as the period of waves, is no timedelta; only step is one.
     options = {"chunks": None, "decode_timedelta": False} | options
-    dataset = xr.open_zarr(session.store, group=level, consolidated=False, **options)
+    dataset: xr.Dataset = xr.open_zarr(session.store, group=level, consolidated=False, **options)
     dataset["step"] = dataset["step"].astype("timedelta64[s]").astype("timedelta64[ns]")
     dataset["step"].attrs = {"standard_name": "forecast_period"}
     unsorted = [n for n, index in dataset.indexes.items() if not index.is_monotonic_increasing]
@@ -283,12 +289,12 @@ def file_ids(halves: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.array(ids, object)[where].reshape(halves.shape[:-1])
 
 
-def _merge(group: zarr.Group, dataset: xr.Dataset, chunks: Mapping[str, int]) -> Any:
+def _merge(group: Group, dataset: xr.Dataset, chunks: Mapping[str, int]) -> Any:
     """Put the fields of a dataset in their places; how many are added, changed, unchanged."""
     _check_grid(group, dataset)
     if dict(group.attrs) != dataset.attrs:
         group.update_attributes(dataset.attrs)
-    places = {str(n): _places(group, dataset[n]) for n in dataset.indexes if n not in GRID}
+    places = {n: _places(group, dataset[n]) for n in map(str, dataset.indexes) if n not in GRID}
     lengths = {axis: group[axis].shape[0] for axis in places}
     for _, array in group.arrays():
         dims = array.metadata.dimension_names
@@ -303,7 +309,7 @@ def _merge(group: zarr.Group, dataset: xr.Dataset, chunks: Mapping[str, int]) ->
 
 
 def _put(
-    group: zarr.Group,
+    group: Group,
     dataset: xr.Dataset,
     name: str,
     places: Mapping[str, Any],
@@ -331,7 +337,7 @@ def _put(
     return np.array([added, changed, int(is_given.sum()) - added - changed])
 
 
-def _check_grid(group: zarr.Group, dataset: xr.Dataset) -> None:
+def _check_grid(group: Group, dataset: xr.Dataset) -> None:
     for name in GRID:
         values = dataset[name].values
         if name not in group:
@@ -344,7 +350,7 @@ def _check_grid(group: zarr.Group, dataset: xr.Dataset) -> None:
             )
 
 
-def _places(group: zarr.Group, axis: xr.DataArray) -> Any:
+def _places(group: Group, axis: xr.DataArray) -> Any:
     """Where the values of an axis are in the stored one; those that are new are added to it."""
     kind, about = STORED.get(axis.dtype.kind, ("", {}))
     values = axis.values.astype(kind).astype("int64") if kind else axis.values
@@ -362,10 +368,13 @@ def _places(group: zarr.Group, axis: xr.DataArray) -> Any:
     return order[np.searchsorted(stored, values, sorter=order)]
 
 
-def _array(group: zarr.Group, variable: xr.DataArray, fill: float, chunks: Sequence[int]) -> Any:
+def _array(group: Group, variable: xr.DataArray, fill: float, chunks: Sequence[int]) -> Any:
     """The stored array of a variable, which is made if it is not there."""
     name = str(variable.name)
-    sizes = {d: group[d].shape[0] if d in group else n for d, n in variable.sizes.items()}
+    sizes = {
+        d: group[d].shape[0] if d in group else n
+        for d, n in zip(map(str, variable.dims), variable.shape, strict=True)
+    }
     if name not in group:
         # The coordinates of a projected grid are not called like its dimensions.
         if {"y", "x"} <= set(variable.dims) and name not in GRID:
@@ -380,12 +389,12 @@ def _array(group: zarr.Group, variable: xr.DataArray, fill: float, chunks: Seque
             attributes=variable.attrs,
         )
     found = group[name]
-    known = list(found.metadata.dimension_names), found.attrs.get("units")
-    given = [str(dim) for dim in variable.dims], variable.attrs.get("units")
+    known = [*found.metadata.dimension_names, *(found.attrs.get(key) for key in MEANING)]
+    given = [*map(str, variable.dims), *(variable.attrs.get(key) for key in MEANING)]
     if known != given:
         raise InvalidInput(
-            f"{name} of {group.path} has dimensions and units {known}, now {given}: write it to a "
-            f"repository of its own"
+            f"{name} of {group.path} has dimensions, units and type of data {known}, now {given}: "
+            f"write it to a repository of its own"
         )
     return found
 

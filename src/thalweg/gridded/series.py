@@ -233,7 +233,7 @@ def _lined_up(fields: xr.DataArray) -> xr.DataArray:
     axes = [axis for axis in ("time", "step", "number") if axis in fields.dims]
     last = [dim for dim in fields.dims if dim in (*PLANE, "half")]
     if more := set(fields.dims) - {*axes, *last}:
-        axis = more.pop()
+        axis = str(more.pop())
         raise InvalidInput(
             f"{fields.name} is on {fields.sizes[axis]} levels: choose one, as in "
             f"dataset.sel({axis}={fields[axis].values[0]:g})"

@@ -157,6 +157,7 @@ def read(
     """
     fields: dict[tuple[Any, ...], _Field] = {}
     grids: dict[str, _Grid] = {}
+    used: dict[str, _Grid] = {}
     for file in files:
         here: dict[tuple[Any, ...], _Field] = {}
         for field in _fields(file, grids, area, select or {}):
@@ -166,6 +167,11 @@ def read(
                     f"{_says(file)} has two different fields {field.name} ({field.group}) for "
                     f"{field.time}, step {field.step}: choose one with select, by a key in which "
                     f"they differ, such as {{'dataType': 'an'}}"
+                )
+            if used.setdefault(field.group, field.grid) is not field.grid:
+                raise InvalidInput(
+                    f"{_says(file)} has fields of {field.group} on another grid than the ones "
+                    f"before: read them apart"
                 )
             here[field.place] = field
         fields |= here
@@ -190,23 +196,31 @@ def _fields(
 
 
 def _messages(content: bytes, file: RawFile) -> Iterator[Any]:
-    """The messages; every byte that is in none of them has to be padding with zeros."""
-    end = 0
-    with _ONE_AT_A_TIME, tempfile.TemporaryFile() as stream:
-        stream.write(content)
+    """The messages, once it is known that the file is whole."""
+    with _ONE_AT_A_TIME, tempfile.NamedTemporaryFile() as named:
+        named.write(content)
+        named.flush()
+        _check_whole(content, named.name, file)
+        stream = named.file  # ecCodes takes no wrapper of a file
         stream.seek(0)
         eccodes.codes_grib_multi_support_on()
         eccodes.codes_grib_multi_support_reset_file(stream)
         while (handle := eccodes.codes_grib_new_from_file(stream)) is not None:
-            message = eccodes.GRIBMessage(handle)
-            start = int(message["offset"])
-            if content[end:start].strip(b"\0"):
-                break
-            # Of a message with several fields ecCodes says the length of each by itself.
-            is_second = content[start + 7 : start + 8] == b"\2"
-            whole = int.from_bytes(content[start + 8 : start + 16])
-            end = start + (whole if is_second else int(message["totalLength"]))
-            yield message
+            yield eccodes.GRIBMessage(handle)
+
+
+def _check_whole(content: bytes, path: str, file: RawFile) -> None:
+    """Every byte that is in no message has to be padding with zeros."""
+    eccodes.codes_grib_multi_support_off()  # for it counts messages, not the fields in them
+    try:
+        parts = list(eccodes.codes_extract_offsets_sizes(path, eccodes.CODES_PRODUCT_GRIB, False))
+    except eccodes.CodesInternalError:  # there is none
+        parts = []
+    end = 0
+    for start, size in parts:
+        if content[end:start].strip(b"\0"):
+            break
+        end = start + size
     if not end or content[end:].strip(b"\0"):
         raise InvalidInput(
             f"{_says(file)} is not whole GRIB: of {len(content)} bytes the first {end} are "
@@ -319,10 +333,8 @@ def _moment(date: int, time: int) -> np.datetime64:
 
 def _dataset(name: str, fields: list[_Field], attributes: Mapping[str, str]) -> xr.Dataset:
     grid = fields[0].grid
-    if any(field.grid is not grid for field in fields):
-        raise InvalidInput(f"fields of {name} are on different grids: read their files apart")
     level = fields[0].level_type
-    axes = {
+    axes: dict[str, list[Any]] = {
         "time": sorted({field.time for field in fields}),
         "step": sorted({field.step for field in fields}),
         "number": sorted({field.number for field in fields if field.number is not None}),
@@ -344,8 +356,12 @@ def _dataset(name: str, fields: list[_Field], attributes: Mapping[str, str]) -> 
             }
             variables[f"{field.name}_raw_file"] = ((*dims, HALF), ids, about)
         known, values, said = variables[field.name]
-        if known[:-2] != dims or said["units"] != field.attributes["units"]:
-            raise InvalidInput(f"{field.name} of {name} has two meanings: read its files apart")
+        same = ("units", "GRIB_dataType")
+        if known[:-2] != dims or any(said.get(k) != field.attributes.get(k) for k in same):
+            raise InvalidInput(
+                f"{field.name} of {name} has two meanings, as analysis and forecast, or two units: "
+                f"read them apart with select, as in {{'dataType': 'an'}}"
+            )
         at = tuple(places[axis][there[axis]] for axis in dims)
         values[at] = field.values
         variables[f"{field.name}_raw_file"][1][at] = divmod(uuid.UUID(field.file_id).int, 2**64)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import xarray as xr
 
@@ -82,17 +83,24 @@ def fetch(
     return files
 
 
-def read(files: Iterable[RawFile], *, area: _grib.Area | None = None) -> dict[str, xr.Dataset]:
+def read(
+    files: Iterable[RawFile],
+    *,
+    area: _grib.Area | None = None,
+    select: Mapping[str, Any] | None = None,
+) -> dict[str, xr.Dataset]:
     """Fields by type of level, for `thalweg.gridded.write`.
 
     Parameters
     ----------
     area
         West, south, east, north in degrees, to keep a part of the grid.
+    select
+        Only messages with these values of ecCodes keys, as in `{"shortName": "2t"}`.
 
     Raises
     ------
     InvalidInput
         A file is damaged or no GRIB.
     """
-    return _grib.read(files, area=area, attributes=ATTRIBUTES)
+    return _grib.read(files, area=area, select=select, attributes=ATTRIBUTES)

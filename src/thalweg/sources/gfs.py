@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import xarray as xr
 
@@ -106,13 +107,20 @@ def fetch(
     return fetch_messages("gfs", model, wanted, choose, settings, progress)
 
 
-def read(files: Iterable[RawFile], *, area: _grib.Area | None = None) -> dict[str, xr.Dataset]:
+def read(
+    files: Iterable[RawFile],
+    *,
+    area: _grib.Area | None = None,
+    select: Mapping[str, Any] | None = None,
+) -> dict[str, xr.Dataset]:
     """Fields by type of level, for `thalweg.gridded.write`; the files are of one model.
 
     Parameters
     ----------
     area
         West, south, east, north in degrees, to keep a part of the grid.
+    select
+        Only messages with these values of ecCodes keys, as in `{"shortName": "2t"}`.
 
     Raises
     ------
@@ -130,7 +138,7 @@ def read(files: Iterable[RawFile], *, area: _grib.Area | None = None) -> dict[st
         "license": LICENCE,
         "configuration_name": f"{model}_forecast",
     }
-    return _grib.read(files, area=area, attributes=attributes)
+    return _grib.read(files, area=area, select=select, attributes=attributes)
 
 
 def _chosen(index: str, fields: set[str]) -> list[Part]:

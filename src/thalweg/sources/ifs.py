@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import xarray as xr
 
@@ -29,9 +30,10 @@ ATTRIBUTES = {
     "configuration_name": "ifs_oper",
 }
 CYCLES = (0, 6, 12, 18)
-#: Steps in hours of the issues of 0 and 12 h; those of 6 and 18 h end at 90 h.
-STEPS = (*range(0, 145, 3), *range(150, 241, 6))
-LAST_SHORT = 90
+#: Steps in hours; forecasts of 6 and 18 h end sooner, and all did in earlier years.
+STEPS = (*range(0, 145, 3), *range(150, 361, 6))
+#: Before, forecasts of 6 and 18 h were a stream of their own; in the mirrors they still are.
+CYCLE_50R1 = dt.datetime(2026, 5, 12, 6, tzinfo=dt.UTC)
 FIELDS = ("2t", "2d", "tp")
 
 
@@ -54,7 +56,7 @@ def fetch(
     fields
         ECMWF's short names: `2t`, `2d`, `tp`, `10u`, `msl` … On pressure levels `t`, `gh` …
     steps
-        Lead times in hours.
+        Lead times in hours; those that a forecast does not have are left out.
     levels
         Pressure levels in hPa; without them, fields at the surface only.
 
@@ -73,7 +75,6 @@ def fetch(
         for issue in hours(*period(start, end))
         if issue.hour in CYCLES
         for step in steps
-        if issue.hour in (0, 12) or step <= LAST_SHORT
     ]
 
     def choose(index: str) -> list[Part]:
@@ -82,24 +83,32 @@ def fetch(
     return fetch_messages("ifs", "oper", wanted, choose, settings, progress)
 
 
-def read(files: Iterable[RawFile], *, area: _grib.Area | None = None) -> dict[str, xr.Dataset]:
+def read(
+    files: Iterable[RawFile],
+    *,
+    area: _grib.Area | None = None,
+    select: Mapping[str, Any] | None = None,
+) -> dict[str, xr.Dataset]:
     """Fields by type of level, for `thalweg.gridded.write`.
 
     Parameters
     ----------
     area
         West, south, east, north in degrees, to keep a part of the globe.
+    select
+        Only messages with these values of ecCodes keys, as in `{"shortName": "2t"}`.
 
     Raises
     ------
     InvalidInput
         A file is damaged or no GRIB.
     """
-    return _grib.read(files, area=area, attributes=ATTRIBUTES)
+    return _grib.read(files, area=area, select=select, attributes=ATTRIBUTES)
 
 
 def _file(issue: dt.datetime, step: int, settings: Settings) -> RemoteGrib:
-    name = f"{issue:%Y%m%d/%H}z/ifs/0p25/oper/{issue:%Y%m%d%H}0000-{step}h-oper-fc"
+    stream = "scda" if issue < CYCLE_50R1 and issue.hour in (6, 18) else "oper"
+    name = f"{issue:%Y%m%d/%H}z/ifs/0p25/{stream}/{issue:%Y%m%d%H}0000-{step}h-{stream}-fc"
     url = f"{settings.ifs_url}/{name}"
     return RemoteGrib(f"{url}.grib2", f"{url}.index", issue + dt.timedelta(hours=step))
 
