@@ -48,6 +48,7 @@ __all__ = [
     "entries",
     "entry",
     "extent_of",
+    "gridded_catalog",
     "open_catalog",
     "raw_catalog",
     "warehouse_catalog",
@@ -124,9 +125,7 @@ def warehouse_catalog(**_described: Any) -> Catalog:
 
 def raw_catalog(path: str, **_described: Any) -> Catalog:
     """The catalogue `raw`: an entry a source; the file says more of those that it knows."""
-    with fsspec.open(path) as file:
-        known = yaml.safe_load(file)
-    said = {}
+    known, said = _file(path), {}
     for name in sources.names():
         said[name] = dict.fromkeys(UNSAID, "that of each file") | {"source": name}
         if name not in known:
@@ -134,6 +133,16 @@ def raw_catalog(path: str, **_described: Any) -> Catalog:
             known[name] = {"description": module.TITLE, "licence": module.LICENCE}
         said[name] |= known[name]
     return _made(RawFiles, "source", said)
+
+
+def gridded_catalog(path: str, **_described: Any) -> Catalog:
+    """The catalogue `gridded`: an entry a repository of fields, as the file says."""
+    return _made(GriddedFields, "name", _file(path))
+
+
+def _file(path: str) -> dict[str, dict[str, str]]:
+    with fsspec.open(path) as file:
+        return yaml.safe_load(file)  # type: ignore[no-any-return]
 
 
 def _made(reader: type[Reader], key: str, said: Mapping[str, Mapping[str, str]]) -> Catalog:
