@@ -84,10 +84,15 @@ class Entry:
     released_at: dt.datetime | None
     uri: str
 
+    @property
+    def is_discarded(self) -> bool:
+        """Whether nobody waits for it any more, though it was not let in."""
+        return self.reason.startswith(DISCARDED)
+
     def __str__(self) -> str:
         what = f"{self.count:,} rows of {self.table}" if self.table else "a whole file"
         if self.released_at:
-            how = "discarded" if self.reason.startswith(DISCARDED) else "released"
+            how = "discarded" if self.is_discarded else "released"
             return f"{what} {how} from quarantine"
         return f"{what} in quarantine: {self.reason}; see `thalweg quarantine show {self.id[:8]}`"
 

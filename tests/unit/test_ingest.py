@@ -198,6 +198,7 @@ def netcdf() -> bytes:
             "no field 'gauge'.*did you mean 'gauges'",
         ),
         ("a,b\n1,2\n", {"fields": {}}, "none of its fields is asked for: a, b"),
+        ("CDF\x01", {}, "it is NetCDF-3"),
         ("value,b\n1,2\n", {"fields": {}}, "no field for value_time, location_id: map one"),
         (CSV, {"fields": {"valu": "flow"}}, "no column 'valu' to map; did you mean 'value'"),
         (CSV, {"table": "primary"}, "no table 'primary' for files; known: attributes"),

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -285,7 +287,10 @@ def test_the_commands(location: str) -> None:
     (entry,) = of(file)
     listed = json.loads(run(app, ["quarantine", "list", "--json"]).stdout)
     assert [e["count"] for e in listed if e["id"] == entry.id] == [2]
-    assert entry.id[:8] in run(app, ["quarantine", "list"]).stdout
+    command = [sys.executable, "-m", "thalweg", "quarantine", "list"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert entry.id[:8] in done.stdout
+    assert done.stderr == ""
     shown = run(app, ["quarantine", "show", entry.id[:8]]).stdout
     assert file in shown
     rows = json.loads(run(app, ["quarantine", "show", entry.id, "--json"]).stdout)["rows"]

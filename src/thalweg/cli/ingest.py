@@ -117,6 +117,7 @@ def show(
     for key, value in asdict(entry).items():
         typer.echo(f"{key:12} {'' if value is None else value}")
     if rows is not None:
+        rows = rows.drop_columns([n for n in ("raw_file_id", "run_id") if n in rows.column_names])
         shown = [name for name in rows.column_names if rows[name].null_count < rows.num_rows]
         listed = rows.select(shown).slice(0, SHOWN).to_pylist()
         print_table(shown, [[str(value) for value in row.values()] for row in listed])
@@ -171,9 +172,11 @@ def discard(
 @contextmanager
 def _progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Bars on a terminal, on standard error: one for each thing that is being done."""
-    from rich import console, progress
+    from rich.console import Console
+    from rich.progress import Progress
 
-    with progress.Progress(console=console.Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
 
         def step(name: str) -> Callable[[int, int], None]:
             task = bars.add_task(name, total=None)
@@ -183,11 +186,11 @@ def _progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
 
 
 def _cells(entry: Entry) -> list[Any]:
-    reason = f"(released) {entry.reason}" if entry.released_at else entry.reason
+    state = "released: " if entry.released_at and not entry.is_discarded else ""
     return [
         entry.id[:8],
         entry.table or "(file)",
-        f"{entry.count:,}",
+        f"{entry.count:,}" if entry.table else "",
         f"{entry.at:%Y-%m-%d}",
-        reason,
+        f"{state}{entry.reason}",
     ]

@@ -243,6 +243,7 @@ def _kind(content: bytes) -> tuple[str, Callable[[bytes, Choose], pa.Table]]:
     for start, kind in {
         b"PAR1": ("parquet", _parquet),
         b"\x89HDF": ("nc", _netcdf),
+        b"CDF": ("nc", _classic),
         b"\x1f\x8b": ("csv.gz", _gzipped),
     }.items():
         if content.startswith(start):
@@ -288,6 +289,10 @@ def _netcdf(content: bytes, choose: Choose) -> pa.Table:
         frame = dataset[chosen].to_dataframe().reset_index()
     columns = {name: frame[name].to_numpy() for name in chosen}
     return pa.table({name: _plain(values) for name, values in columns.items()})
+
+
+def _classic(content: bytes, choose: Choose) -> pa.Table:
+    raise ValueError("it is NetCDF-3: `nccopy -k nc4 old.nc new.nc` makes it NetCDF-4")
 
 
 def _plain(values: Any) -> pa.Array:
