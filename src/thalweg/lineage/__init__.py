@@ -9,8 +9,9 @@ and the graph says so.
 >>> lineage.up("metrics", "primary_location_id = 'usgs-03171000'")  # doctest: +SKIP
 """
 
+from thalweg.lineage.downward import down
 from thalweg.lineage.events import openlineage
 from thalweg.lineage.graph import Lineage, Node
-from thalweg.lineage.trace import down, up
+from thalweg.lineage.upward import up
 
 __all__ = ["Lineage", "Node", "down", "openlineage", "up"]

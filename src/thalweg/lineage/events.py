@@ -11,7 +11,7 @@ import thalweg
 from thalweg import raw, warehouse
 from thalweg.database import RunRow
 from thalweg.lineage.graph import Lineage
-from thalweg.lineage.trace import runs_by_id, uses_of
+from thalweg.lineage.notes import runs, uses_of
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
 from thalweg.warehouse.access import definition
@@ -33,10 +33,8 @@ def openlineage(lineage: Lineage, settings: Settings | None = None) -> Iterator[
     store with their sha256.
     """
     settings = settings or load()
-    run_ids = sorted(n.id for n in lineage.nodes.values() if n.kind == "run" and n.about)
-    for run_id in run_ids:
-        run = runs_by_id([run_id], settings)[run_id]
-        uses = uses_of(settings, run_id=run_id)
+    for run in sorted(runs(lineage.ids("run"), settings), key=lambda run: run.id):
+        uses = uses_of(settings, run_id=run.id)
         ids = {use.version for use in uses if use.kind == "raw"}
         files = {file.id: file for file in raw.find(ids=ids, settings=settings)}
         sides: dict[str, list[dict[str, Any]]] = {"read": [], "wrote": []}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -30,6 +30,14 @@ class Node:
     id: str
     about: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def key(self) -> str:
+        """What the graph calls it; of a run or a raw file the id is enough."""
+        if self.kind in ("run", "raw"):
+            return f"{self.kind} {self.id}"
+        which = (self.about.get(what) for what in ("where", "compared_by"))
+        return " ".join(filter(None, (self.kind, self.name, self.id, *which)))
+
     def __str__(self) -> str:
         return _LINES[self.kind](self.name, self.id, self.about)
 
@@ -46,6 +54,25 @@ class Lineage:
     root: str = ""
     nodes: dict[str, Node] = field(default_factory=dict)
     edges: dict[tuple[str, str], int | None] = field(default_factory=dict)
+
+    def add(self, node: Node) -> str:
+        """Add a node, or what is known of it now; returns its key."""
+        self.nodes[node.key] = node
+        return node.key
+
+    def note(self, key: str, **about: Any) -> None:
+        """Note more about a node."""
+        self.add(replace(self.nodes[key], about={**self.nodes[key].about, **about}))
+
+    def link(self, start: str, end: str, rows: int | None = None) -> None:
+        """Add an edge; rows of one that is known are added to its own."""
+        known = self.edges.get((start, end))
+        self.edges[start, end] = rows if known is None else known + (rows or 0)
+
+    def ids(self, kind: str) -> list[str]:
+        """Ids of the runs or raw files that the graph speaks of."""
+        keys = {self.root, *(key for edge in self.edges for key in edge)}
+        return sorted(key.partition(" ")[2] for key in keys if key.startswith(f"{kind} "))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
