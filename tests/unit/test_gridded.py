@@ -98,7 +98,7 @@ def test_real_files_come_back_as_they_were_read(
     assert (written.added, written.changed, written.unchanged) == (744, 0, 0)
     found = gridded.open(name)
     xr.testing.assert_identical(found.load(), read["surface"].load())
-    again = gridded.write(name, era5.read([file]))
+    again = gridded.write(name, read)
     assert (again.added, again.changed, again.unchanged) == (0, 0, 744)
     assert again.snapshot == written.snapshot
     newest = gridded.snapshots(name)[0]
@@ -239,6 +239,7 @@ def test_a_store_that_is_gone_is_one_line(
     ready: Settings, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     S3FileSystem.clear_instance_cache()
     with pytest.raises(Unavailable, match=r"does not give .*see `thalweg status`$") as caught:
         gridded.open(name)
@@ -414,16 +415,14 @@ def test_means_over_a_basin_are_observations(ready: Settings, shared_data: Path)
     file = raw.land("era5", "uk", path.read_bytes(), extension="grib", url="test:era5")
     wales = places(**{"era5-wales": shapely.box(-4.125, 51.875, -3.625, 52.375)})
     warehouse.write("locations", wales)
-
-    def over(files: Sequence[RawFile]) -> dict[str, pa.Table]:
-        return {"primary_timeseries": gridded.area_mean(era5.read(files)["surface"], wales)}
-
-    loaded = ingest.load(over, [file])
+    fields = era5.read([file])["surface"]
+    means = {"primary_timeseries": gridded.area_mean(fields, wales)}
+    loaded = ingest.load(lambda _: means, [file])
     assert [written.added for written in loaded.written] == [744]
     assert loaded.quarantined == ()
     rows = warehouse.read("primary_timeseries", where="location_id = 'era5-wales'")
     # The box has two by two whole cells; those of a row have one area.
-    cells = era5.read([file])["surface"]["t2m"].sel(latitude=[52, 52.25], longitude=[-4, -3.75])
+    cells = fields["t2m"].sel(latitude=[52, 52.25], longitude=[-4, -3.75])
     areas = np.diff(np.sin(np.radians([51.875, 52.125, 52.375])))
     expected = np.average(cells.squeeze("step").mean("longitude").values, axis=1, weights=areas)
     found = rows.sort_by("value_time")["value"].to_numpy()

@@ -280,7 +280,7 @@ def _attributes(message: Any, name: str, kind: str, level: float) -> dict[str, A
         "ancillary_variables": f"{name}_raw_file",
     }
     keys = ("shortName", "paramId", "typeOfLevel", "stepType", "dataType")
-    said |= {f"GRIB_{key}": message[key] for key in keys if key in message}
+    said |= {f"GRIB_{key}": message.get(key, "") for key in keys}
     return {key: value for key, value in said.items() if value != ""} | {"GRIB_level": level}
 
 
