@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from pyiceberg.exceptions import CommitStateUnknownException
 from pyiceberg.table import Transaction
+from pyiceberg.transforms import DayTransform
 from typer.testing import CliRunner
 
 from thalweg import database, storage, warehouse
@@ -107,6 +108,23 @@ def test_small_files_become_one_a_month_in_order() -> None:
     again = maintain()
     assert (again.files_before, again.files_after) == (2, 2)
     assert warehouse.snapshots(NAME) == states
+
+
+def test_a_table_that_others_have_laid_out_by_day_is_written_and_kept_by_day() -> None:
+    hourly(AUGUST, 2)
+    with warehouse.table(NAME).update_spec() as update:
+        update.remove_field("value_time_month")
+        update.add_field("value_time", DayTransform(), "value_time_day")
+    written = write(AUGUST + dt.timedelta(hours=1), *range(25))
+    assert (written.added, written.changed) == (24, 1)
+    write(AUGUST + dt.timedelta(hours=26), *range(24))
+    before = rows()
+    assert len(before) == 52
+    maintain()
+    assert rows() == before
+    days = "value_time >= '2021-08-02T00:00:00+00:00'"
+    found = warehouse.table(NAME).scan(days).plan_files()
+    assert sorted(task.file.record_count for task in found) == [2, 24]
 
 
 def test_a_writer_who_is_faster_wins(monkeypatch: pytest.MonkeyPatch) -> None:

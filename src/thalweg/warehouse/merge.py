@@ -3,6 +3,9 @@
 Only the range of the batch is read again; DuckDB compares it with the batch, and what differs
 is committed against the state that was read. If another writer was faster, the comparison is made
 again from the new state. A batch that changes nothing makes no snapshot.
+
+Texts repeat, so each is kept once while rows are sorted, compared and cut into months; they become
+plain where a file is written.
 """
 
 from __future__ import annotations
@@ -10,9 +13,12 @@ from __future__ import annotations
 import datetime as dt
 import random
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
+from itertools import count, pairwise
 from typing import Any, Literal
 
 import duckdb
@@ -31,8 +37,10 @@ from pyiceberg.expressions import (
     LessThanOrEqual,
 )
 from pyiceberg.expressions.visitors import bind
-from pyiceberg.io.pyarrow import expression_to_pyarrow
-from pyiceberg.table import Table
+from pyiceberg.io.pyarrow import expression_to_pyarrow, pyarrow_to_schema, write_file
+from pyiceberg.manifest import DataFile
+from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
+from pyiceberg.table import Table, WriteTask
 
 from thalweg import record
 from thalweg.errors import InvalidInput, Unavailable, nearest
@@ -51,6 +59,7 @@ _SEEN: dict[tuple[str, str], set[str]] = {}
 # Above this many values a range says as much as a list, and is cheaper to test.
 LONGEST_LIST = 200
 MOST_CODES = 2**62
+THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -160,11 +169,12 @@ def _compare(
     )
     added = pairs.filter(pc.field("existing_row").is_null())
     changed = pairs.filter(pc.field("existing_row").is_valid() & pc.field("differs"))
-    replaced = pc.is_in(pa.array(np.arange(existing.num_rows)), changed["existing_row"])
+    stays = np.ones(existing.num_rows, bool)
+    stays[changed["existing_row"].to_numpy()] = False
     return _Merge(
         _rows(batch, added["batch_row"]),
         _rows(batch, changed["batch_row"]),
-        existing.filter(pc.invert(replaced)),
+        _rows(existing, pa.array(np.flatnonzero(stays))),
     )
 
 
@@ -172,14 +182,60 @@ def _commit(found: Table, merge: _Merge, declared: TableDefinition) -> None:
     """One commit: an append where all rows are new, else an overwrite of the changed range."""
     if not merge.changed.num_rows:
         if merge.added.num_rows:
-            found.append(merge.added)
+            _append(found, merge.added, declared)
         return
     span = _span(merge.changed, declared.range)
     stays = merge.stays.filter(
         expression_to_pyarrow(bind(found.schema(), span, case_sensitive=True))
     )
-    rows = pa.concat_tables([stays, merge.added, merge.changed], promote_options="permissive")
-    found.overwrite(_last_by_key(rows, declared.key), overwrite_filter=span)
+    rows = _last_by_key(
+        pa.concat_tables([_once_each(declared.plain(stays)), merge.added, merge.changed]),
+        declared.key,
+    )
+    # A column that came later may be null in rows that were there before.
+    may = [f.with_nullable(found.schema().find_field(f.name).optional) for f in declared.arrow]
+    found.overwrite(rows.cast(pa.schema(may)), overwrite_filter=span)
+
+
+def _append(found: Table, rows: pa.Table, declared: TableDefinition) -> None:
+    """One commit, a file a month; PyIceberg's own append goes through all rows for each month."""
+    if found.spec().fields != declared.partition_spec.fields:  # others have laid it out anew
+        found.append(rows.cast(declared.arrow))
+        return
+    schema = pyarrow_to_schema(declared.arrow, name_mapping=found.schema().name_mapping)
+    commit = uuid.uuid4()
+
+    def written(number: int, part: tuple[PartitionKey | None, pa.Table]) -> list[DataFile]:
+        key, rows = part
+        batches = rows.cast(declared.arrow).combine_chunks().to_batches()
+        task = WriteTask(commit, number, schema, batches, partition_key=key)
+        return list(write_file(found.io, found.metadata, iter([task])))
+
+    with (
+        found.transaction() as transaction,
+        transaction.update_snapshot().merge_append() as update,
+        ThreadPoolExecutor(THREADS) as pool,
+    ):
+        for files in pool.map(written, count(), _by_month(found, rows, declared.month_of)):
+            for file in files:
+                update.append_data_file(file)
+
+
+def _by_month(
+    found: Table, rows: pa.Table, column: str | None
+) -> Iterator[tuple[PartitionKey | None, pa.Table]]:
+    """The rows of each month, in the order that they have; all at once without a column of time."""
+    if column is None:
+        yield None, rows
+        return
+    months = rows[column].to_numpy().astype("datetime64[M]").astype(np.int64)  # since 1970
+    order = np.argsort(months, kind="stable")
+    rows, months = _rows(rows, pa.array(order)), months[order]
+    ends = [*np.flatnonzero(np.diff(months)) + 1, len(months)]
+    for start, end in pairwise([0, *ends]):
+        value = PartitionFieldValue(found.spec().fields[0], int(months[start]))
+        key = PartitionKey([value], found.spec(), found.schema())
+        yield key, rows.slice(start, end - start)
 
 
 def _written(name: str, found: Table, merge: _Merge, rows: int) -> Written:
@@ -196,9 +252,9 @@ def _span(rows: pa.Table, columns: tuple[str, ...]) -> BooleanExpression:
     return reduce(And, (_between(name, rows[name]) for name in columns))
 
 
-def _between(name: str, values: pa.ChunkedArray) -> BooleanExpression:
-    if pa.types.is_string(values.type):
-        distinct = values.unique()
+def _between(name: str, values: pa.ChunkedArray | pa.Array) -> BooleanExpression:
+    if pa.types.is_dictionary(values.type):
+        values = distinct = values.unique().dictionary_decode()
         if len(distinct) <= LONGEST_LIST:
             return In(name, distinct.to_pylist())  # type: ignore[call-arg, arg-type]
     ends = pc.min_max(values)
@@ -271,9 +327,18 @@ def _complete(name: str, rows: pa.Table, declared: TableDefinition) -> pa.Table:
                 + (", or use null" if nullable else "")
             )
     if "run_id" in rows.column_names:
-        run_id = pa.repeat(pa.scalar(record.current_run_id(), pa.string()), rows.num_rows)
-        rows = rows.set_column(rows.column_names.index("run_id"), "run_id", run_id)
-    return rows.cast(declared.arrow)
+        run_id = pa.array([record.current_run_id()], pa.string()).dictionary_encode()
+        run_ids = run_id.take(pa.array(np.zeros(rows.num_rows, np.int64)))
+        rows = rows.set_column(rows.column_names.index("run_id"), "run_id", run_ids)
+    return _once_each(rows)
+
+
+def _once_each(rows: pa.Table) -> pa.Table:
+    """The rows with each text once, and numbers of texts in its place."""
+    for i, field in enumerate(rows.schema):
+        if pa.types.is_string(field.type):
+            rows = rows.set_column(i, field.name, rows[i].dictionary_encode())
+    return rows.unify_dictionaries()
 
 
 def key_codes(rows: pa.Table, key: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -285,6 +350,8 @@ def key_codes(rows: pa.Table, key: tuple[str, ...]) -> np.ndarray[Any, np.dtype[
     for column in key:
         values = rows[column].dictionary_encode().unify_dictionaries().combine_chunks()
         count = len(values.dictionary)
+        if count + bool(values.null_count) <= 1:
+            continue  # the same in all rows
         rank = np.full(count + 1, count)
         rank[pc.sort_indices(values.dictionary).to_numpy()] = np.arange(count)
         if size * (count + 1) > MOST_CODES:
