@@ -88,6 +88,19 @@ def test_tables_are_asked_by_name_with_bound_values(gauge: str) -> None:
     assert warehouse.sql(mean, {"id": f"usgs-{gauge}"})[0].to_pylist() == [2.5]
     assert warehouse.sql(mean, {"id": hostile})[0].to_pylist() == [None]
     assert warehouse.sql("SELECT 1 AS one").to_pylist() == [{"one": 1}]
+    assert warehouse.sql(mean.replace("FROM P", "FROM hydro.P"), {"id": f"usgs-{gauge}"}) == (
+        warehouse.sql(mean, {"id": f"usgs-{gauge}"})
+    )
+
+
+@pytest.mark.usefixtures("gauge")
+def test_what_there_is_can_be_asked() -> None:
+    shown = warehouse.sql("SHOW TABLES")["name"].to_pylist()
+    assert sorted(shown) == sorted([*TABLES, *query.VIEWS])
+    for name, columns in ((n, list(TABLES[n].columns)) for n in TABLES):
+        assert warehouse.sql(f"DESCRIBE FROM {name}")["column_name"].to_pylist() == columns
+    described = warehouse.sql("DESCRIBE joined_timeseries")["column_name"].to_pylist()
+    assert described == list(query.JOINED)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +127,8 @@ def test_tables_are_asked_by_name_with_bound_values(gauge: str) -> None:
         ("SELECT * FROM query('SELECT * FROM read_csv(''{folder}/secret.csv'')')",
          InvalidInput, "disabled"),
         ("SELECT * FROM gauge", NotFound, "unknown table 'gauge'"),
+        ("SELECT * FROM other.units", InvalidInput, "does not exist"),
+        ("SELECT getenv('AWS_SECRET_ACCESS_KEY')", InvalidInput, "getenv does not exist"),
     ],
 )  # fmt: skip
 def test_what_is_no_reading_of_a_table_is_refused(

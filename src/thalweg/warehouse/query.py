@@ -84,8 +84,9 @@ def sql(
     Parameters
     ----------
     query
-        One SELECT (or DESCRIBE) in DuckDB's SQL. Tables have the names of `warehouse.names()`;
-        beside them there is the view `joined_timeseries`, with the columns of `JOINED`.
+        One SELECT (or DESCRIBE, SHOW TABLES) in DuckDB's SQL. Tables have the names of
+        `warehouse.names()`, also with `hydro.` before them as other engines say it; beside them
+        there is the view `joined_timeseries`, with the columns of `JOINED`.
     parameters
         Values of `?` or `$name` in the query. Values from outside belong here, not in the text.
     at
@@ -121,6 +122,9 @@ def sql(
                 connection.register(name, _rows(name, at, settings))
             for name, (_, selected) in views.items():
                 connection.execute(f"CREATE TEMP VIEW {name} AS {selected}")
+            connection.execute(f"CREATE SCHEMA {NAMESPACE}")
+            for name in asked:
+                connection.execute(f"CREATE VIEW {NAMESPACE}.{name} AS FROM {name}")
             connection.execute("SET lock_configuration = true")
             return connection.sql(query, params=parameters or None).to_arrow_table()
         except duckdb.Error as error:
@@ -196,6 +200,8 @@ def _asked(connection: duckdb.DuckDBPyConnection, query: str) -> set[str]:
             f"{parsed.get('error_message', 'more or less than one statement')}"
         )
     nodes = list(_nodes(parsed["statements"]))
+    if any(n.get("type") == "SHOW_REF" and n["table_name"] for n in nodes):
+        return {*TABLES, *VIEWS}  # SHOW TABLES
     asked = {n["table_name"].lower() for n in nodes if n.get("type") == "BASE_TABLE"}
     own = {each["key"].lower() for n in nodes for each in n.get("cte_map", {}).get("map", ())}
     known = {*TABLES, *VIEWS}
