@@ -16,6 +16,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("case", nargs="*", help=f"of {', '.join(names)}; all when none is named")
     parser.add_argument("--repeats", type=int, help="how often; each case has a default")
+    parser.add_argument(
+        "--rows", type=int, help="a trial: so many rows instead of millions; not saved"
+    )
     parser.add_argument("--no-save", action="store_true", help="leave docs/performance.md as it is")
     given = parser.parse_args()
     if unknown := set(given.case) - set(names):
@@ -24,9 +27,10 @@ def main() -> None:
     for name in given.case or names:
         case = importlib.import_module(f"benchmarks.cases.{name}")
         machine = report.machine(case.PACKAGES)
-        tables = case.tables(case.measure(given.repeats or case.REPEATS))
+        rows = [given.rows] if given.rows and hasattr(case, "ROWS") else []
+        tables = case.tables(case.measure(given.repeats or case.REPEATS, *rows))
         report.show(name, machine, tables)
-        if not given.no_save:
+        if not given.no_save and not given.rows:
             report.save(name, machine, tables)
 
 
