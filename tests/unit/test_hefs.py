@@ -162,7 +162,7 @@ def test_a_file_comes_over_http_with_what_the_server_said(store: Settings, tmp_p
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         (file,) = hefs.fetch([f"{address}/export.xml"])
         with pytest.raises(NotFound):

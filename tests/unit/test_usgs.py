@@ -56,7 +56,7 @@ class Service:
             def log_message(self, *_: object) -> None: ...
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         self.root = f"http://127.0.0.1:{self.server.server_port}"
         self.url = f"{self.root}/nwis"
 
