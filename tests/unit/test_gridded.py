@@ -6,7 +6,9 @@ import datetime as dt
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +21,7 @@ from thalweg import catalog, database, gridded, ingest, raw, warehouse
 from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources import _grib, era5, gfs, ifs
+from thalweg.sources import _grib, cams, era5, gfs, ifs
 
 HOUR = np.timedelta64(1, "h")
 LATITUDE, LONGITUDE = np.arange(40.0, 43.0), np.arange(-80.0, -76.0)
@@ -115,6 +117,30 @@ def test_real_files_come_back_as_they_were_read(
     assert (first["reference_time"], first["raw_file_id"]) == (None, file.id)
     assert (first["unit_name"], first["configuration_name"]) == ("K", "era5_reanalysis")
     assert first["variable_name"] == "air_temperature_hourly_inst"
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "count"),
+    [
+        (ifs, "ecmwf_ifs_open/ecmwf_019cf6d7.grib", 4),
+        (cams, "grib_samples/cams-egg4-monthly.grib", 4),
+        (era5, "grib_samples/era5-levels-members.grib", 160),
+        (era5, "grib_samples/era5-single-level-scalar-time.grib", 1),
+        (era5, "grib_samples/fields_with_missing_values.grib", 2),
+        (era5, "grib_samples/t_analysis_and_fc_0.grib", 1),
+    ],
+)
+def test_of_every_source_the_same_file_twice_is_once(
+    ready: Settings, shared_data: Path, name: str, source: ModuleType, path: str, count: int
+) -> None:
+    content = (shared_data / path).read_bytes()
+    file = raw.land(source.__name__.split(".")[-1], "test", content, extension="grib", url=path)
+    read = source.read([file])
+    written = gridded.write(name, read)
+    assert (written.added, written.changed, written.unchanged) == (count, 0, 0)
+    assert gridded.write(name, read) == replace(written, added=0, unchanged=count)
+    for level, expected in read.items():
+        xr.testing.assert_identical(gridded.open(name, level).load(), expected.load())
 
 
 def test_every_type_of_level_is_one_commit(ready: Settings, shared_data: Path, name: str) -> None:
