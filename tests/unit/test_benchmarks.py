@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import cases, report  # noqa: E402
-from benchmarks.cases import commits, load, memory, read, run, start  # noqa: E402
+from benchmarks.cases import commits, load, memory, points, read, run, start  # noqa: E402
 from thalweg.warehouse import Upkeep  # noqa: E402
 
 
@@ -95,6 +95,16 @@ def test_reads_after_many_commits():
     assert row(cost, "the last 2")[1:] == ["300.0 (300.0 to 300.0)"]
     assert row(done, commits.JOINED)[1:] == ["4.0", "20 to 2", "9.0 to 1.0", "0", "0", "0.0"]
     assert row(done, commits.ENDED)[1:] == ["2.0", "2 to 2", "1.0 to 1.0", "20", "2", "8.0"]
+
+
+def test_series_from_the_repository_and_from_grib():
+    grib = {points.GRIB: [9.0], points.INDEXED: [2.0], points.CODES: [0.4, 0.5, 0.9]}
+    one = {points.OURS: [0.2, 0.25, 0.9], points.SELECTED: [0.1]} | grib
+    aims, times, made = points.tables(points.Points(8_760, {1: one, 100: one}, [30.0], 29_000_000))
+    assert aims.lines[0][1:] == ["1", "0.5", "yes"]
+    assert row(times, f"1 point: {points.CODES}")[1:] == ["3", "500.0 (400.0 to 900.0)", "2.0"]
+    assert row(times, f"100 points: {points.GRIB}")[1:] == ["1", "9000.0", "36.0"]
+    assert list(made.lines[0]) == ["8,760", "29", "30.0"]
 
 
 def test_tables_are_written_between_their_marks_alone(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -294,6 +295,17 @@ def test_a_file_is_what_its_bytes_say(ready: Settings, shared_data: Path) -> Non
         other = next(shared_data.glob(f"**/*.{kind}")).read_bytes()
         with pytest.raises(InvalidInput, match=r"is not whole GRIB: .* fetch it again"):
             cams.read([landed(other, f"test:{kind}")])
+
+
+def test_pyproj_works_beside_eccodes() -> None:
+    """In a process in which GRIB comes first: unguarded, that ends with a segmentation fault."""
+    code = (
+        "from thalweg.sources import ifs; from pyproj import Transformer; "
+        "print(Transformer.from_crs(4326, 3857).transform(0, 180))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("(20037508.34")
 
 
 class Files(SimpleHTTPRequestHandler):
