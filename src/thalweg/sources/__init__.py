@@ -4,7 +4,8 @@ A source is a module of this package with
 
 - `TITLE` and `LICENCE`: who gives the data, and on which terms;
 - `fetch(…, settings=None, progress=None) -> list[RawFile]`: lands files in `raw` as they are;
-- `read(files, …) -> dict[str, pyarrow.Table]`: rows for tables of the warehouse, by table name.
+- `read(files, …) -> dict[str, pyarrow.Table]`: rows for tables of the warehouse, by table name; of
+  fields `dict[str, xarray.Dataset]`, by type of level, for `thalweg.gridded.write`.
 """
 
 from __future__ import annotations
