@@ -29,6 +29,8 @@ PAGES = sorted(
     if not {"generated", "_build"} & set(page.parts)
 )
 
+#: What follows `thalweg.` in names of files and sites, and of properties of tables and snapshots.
+NOT_PYTHON = {"toml", "db", "readthedocs", "properties", "version", "upkeep"}
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 
 
@@ -135,7 +137,7 @@ def test_pages_name_only_python_that_exists(page: Path) -> None:
     for name in set(re.findall(r"\bthalweg((?:\.[A-Za-z_]\w*)+)", page.read_text())):
         found = thalweg
         for part in name.lstrip(".").split("."):
-            if part in ("toml", "db", "readthedocs"):
+            if part in NOT_PYTHON:
                 break
             if not hasattr(found, part):
                 importlib.import_module(f"{found.__name__}.{part}")
