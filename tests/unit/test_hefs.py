@@ -13,7 +13,7 @@ import pytest
 from damage import damaged
 from on_disk import raw_file
 
-from thalweg import database, raw, warehouse
+from thalweg import database, ingest, raw, warehouse
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.raw import RawFile
 from thalweg.settings import Settings
@@ -147,6 +147,33 @@ def test_ensembles_go_the_way_of_all_data(store: Settings, tmp_path: Path, ensem
         hefs.fetch([f"{tmp_path.as_uri()}/*.gz"])
     with pytest.raises(InvalidInput, match="expected a list of URIs"):
         hefs.fetch("s3://forecasts/one.xml")
+
+
+def test_times_out_of_order_are_put_right_and_those_that_disagree_aside(
+    store: Settings, tmp_path: Path
+) -> None:
+    database.migrate()
+    warehouse.migrate()
+    pair = {"primary_location_id": "usgs-twice", "secondary_location_id": "TWIC1"}
+    warehouse.write_all(
+        {
+            "locations": pa.Table.from_pylist([{"id": "usgs-twice"}]),
+            "location_crosswalks": pa.Table.from_pylist([pair]),
+        }
+    )
+    events = [
+        f'<event date="2024-04-01" time="{hour}:00:00" value="{value}"/>'
+        for hour, value in [(16, 4), (14, 1), (15, 3), (14, 2), (13, 5), (13, 5)]
+    ]
+    content = document(one_series(*events, header=HEADER.replace("SCBC1", "TWIC1")))
+    (tmp_path / "twice.xml").write_text(content)
+    loaded = ingest.load(hefs.read, hefs.fetch([(tmp_path / "twice.xml").as_uri()]))
+    assert [(kept.table, kept.count) for kept in loaded.quarantined] == [
+        ("secondary_timeseries", 2)
+    ]
+    rows = warehouse.read("secondary_timeseries", where="location_id = 'TWIC1'")
+    found = {r["value_time"].hour: r["value"] / 0.028316846592 for r in rows.to_pylist()}
+    assert found == pytest.approx({13: 5, 15: 3, 16: 4})
 
 
 def test_a_file_comes_over_http_with_what_the_server_said(store: Settings, tmp_path: Path) -> None:
