@@ -116,6 +116,8 @@ def test_an_entry_says_where_and_when_its_data_are(filled: Settings) -> None:
         times = rows["value_time"].to_pylist()
         assert extent.times == (min(times), max(times))
     assert catalog.entry("warehouse.units").reader.extent() == catalog.Extent()
+    shown = CliRunner().invoke(app, ["catalog", "show", "warehouse.primary_timeseries"]).stdout
+    assert {line[:10].strip() for line in shown.splitlines()} > {"where now", "when now"}
 
 
 def test_raw_files_by_name(filled: Settings) -> None:

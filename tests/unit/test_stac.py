@@ -19,7 +19,7 @@ import xarray as xr
 from pystac.extensions.file import FileExtension
 from typer.testing import CliRunner
 
-from thalweg import database, gridded, raw, stac
+from thalweg import catalog, database, gridded, raw, stac
 from thalweg.cli import app
 from thalweg.database import new_id
 from thalweg.settings import Settings
@@ -106,6 +106,12 @@ def test_fields_say_where_when_and_what(settings: Settings, tmp_path: Path) -> N
     assert item.common_metadata.start_datetime == START + 3 * HOUR
     assert item.common_metadata.end_datetime == START + 15 * HOUR
     assert item.properties["thalweg:snapshot"] == written.snapshot
+    entry = catalog.entry("gridded.era5")
+    assert entry.reader.extent() == catalog.Extent(
+        (-4.0, 49.0, -1.0, 51.0), (START + 3 * HOUR, START + 15 * HOUR)
+    )
+    assert catalog.check(entry).state == "ok"
+    assert catalog.check(catalog.entry("gridded.ifs")).message == "nothing was written yet"
     cube = item.assets["surface"].extra_fields
     assert cube["cube:variables"] == {
         "t2m": {
