@@ -122,4 +122,4 @@ def _read(name: str, found: Commits) -> None:
 
 def _maintain(found: Commits, older_than: dt.timedelta) -> None:
     with stores.seconds(found.upkeep):
-        found.done += warehouse.maintain(stores.NAME, older_than=older_than, dry_run=False)
+        found.done.extend(warehouse.maintain(stores.NAME, older_than=older_than, dry_run=False))

@@ -85,8 +85,8 @@ def test_a_part_of_a_large_table_is_read_by_name():
 def test_reads_after_many_commits():
     states = (commits.ONE, commits.MANY, commits.JOINED, commits.ENDED)
     reads = dict(zip(states, ([0.1], [0.9], [0.3], [0.2]), strict=True))
-    joined = Upkeep("t", 20, 2, 9_000_000, 1_000_000, 21, 0, (), 0, dry_run=False)
-    ended = Upkeep("t", 2, 2, 1_000_000, 1_000_000, 21, 20, ("a", "b"), 8_000_000, dry_run=False)
+    joined = Upkeep("t", 20, 2, 9_000_000, 1_000_000, 21, 22, 0, (), 0, dry_run=False)
+    ended = Upkeep("t", 2, 2, 1_000_000, 1_000_000, 22, 2, 20, ("a", "b"), 8_000_000, dry_run=False)
     aims, table, cost, done = commits.tables(
         commits.Commits([0.1] * 10 + [0.3] * 10, reads, reads, [4.0, 2.0], [joined, ended])
     )

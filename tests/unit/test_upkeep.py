@@ -103,7 +103,8 @@ def test_small_files_become_one_a_month_in_order() -> None:
         assert keys == sorted(keys)
     states = warehouse.snapshots(NAME)
     assert [states[-1].operation, states[-1].rows] == ["compaction", 10]
-    assert len(states) == done.snapshots_before + 1
+    assert len(states) == plan.snapshots_after == done.snapshots_after == done.snapshots_before + 1
+    assert done.snapshots_expired == 0
     assert rows(state.current_snapshot().snapshot_id) == before  # the state before can be read
     again = maintain()
     assert (again.files_before, again.files_after) == (2, 2)
@@ -201,6 +202,7 @@ def test_old_states_end_but_for_tagged_ones() -> None:
     told = maintain(older_than=NOW, dry_run=True)
     done = maintain(older_than=NOW)
     assert told.snapshots_expired == done.snapshots_expired == done.snapshots_before - 2
+    assert told.snapshots_after == done.snapshots_after == 2
     assert told.orphans
     assert set(told.orphans) <= set(done.orphans)
     assert rows(first) == [("usgs-1", AUGUST, 1.0)]

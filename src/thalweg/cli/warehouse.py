@@ -154,12 +154,11 @@ def _line(each: Upkeep) -> list[str]:
     def change(before: Any, after: Any) -> str:
         return f"{before} → {after}" if before != after else f"{after}"
 
-    left = each.snapshots_before - each.snapshots_expired
     return [
         each.table,
         change(each.files_before, each.files_after),
         change(_megabytes(each.bytes_before), _megabytes(each.bytes_after)),
-        change(each.snapshots_before, left),
+        change(each.snapshots_before, each.snapshots_after),
         f"{len(each.orphans)}",
         _megabytes(each.orphan_bytes),
     ]

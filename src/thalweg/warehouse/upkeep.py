@@ -55,6 +55,7 @@ class Upkeep:
     bytes_before: int
     bytes_after: int
     snapshots_before: int
+    snapshots_after: int
     snapshots_expired: int
     orphans: tuple[str, ...]
     orphan_bytes: int
@@ -174,9 +175,8 @@ def _maintain(name: str, before: dt.datetime, dry_run: bool, settings: Settings 
         snapshots_before = len(found.snapshots())
         if not dry_run:
             _compact(name, groups, settings)
-            _expire(name, before, settings)
+        expired = len(_expired(found, before)) if dry_run else _expire(name, before, settings)
         found = _table(name, settings)
-        expired = _expired(found, before)
     orphans = _orphans(name, found.location(), before, settings)
     if not dry_run and orphans:
         with storage.translated(found.location()):
@@ -189,7 +189,8 @@ def _maintain(name: str, before: dt.datetime, dry_run: bool, settings: Settings 
         bytes_before=_size(tasks),
         bytes_after=_size(after),
         snapshots_before=snapshots_before,
-        snapshots_expired=len(expired) if dry_run else snapshots_before - len(found.snapshots()),
+        snapshots_after=len(found.snapshots()) + (bool(groups) - expired if dry_run else 0),
+        snapshots_expired=expired,
         orphans=tuple(sorted(orphans)),
         orphan_bytes=sum(orphans.values()),
         dry_run=dry_run,
@@ -265,13 +266,18 @@ def _rewrite(found: Table, group: list[FileScanTask]) -> list[DataFile]:
     return list(_dataframe_to_data_files(found.metadata, rows, found.io))
 
 
-def _expire(name: str, before: dt.datetime, settings: Settings | None) -> None:
+def _expire(name: str, before: dt.datetime, settings: Settings | None) -> int:
+    """End the snapshots that are old enough; how many these were."""
+    ended: set[int] = set()
+
     def expire() -> None:
         found = _table(name, settings)
         if ids := _expired(found, before):
             found.maintenance.expire_snapshots().by_ids(ids).commit()
+            ended.update(ids)
 
     _until_committed(name, expire)
+    return len(ended)
 
 
 def _expired(found: Table, before: dt.datetime) -> list[int]:
