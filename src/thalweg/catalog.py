@@ -115,8 +115,10 @@ def warehouse_catalog(**_described: Any) -> Catalog:
         said[name] = {
             "description": definition(name).doc,
             "units": "; ".join(units) or "none",
-            "licence": "BSD-3-Clause, Thalweg" if name in SEEDS else "by row: its source's",
-            "source": f"raw files: thalweg lineage {name}",
+            "licence": "BSD-3-Clause, Thalweg"
+            if name in SEEDS
+            else "of each row that of its source",
+            "source": f"raw files and runs, see `thalweg lineage {name}`",
             "spatial_extent": "that of its locations" if {*PLACES} & {*columns} else "none",
             "temporal_extent": "that of its rows" if "value_time" in columns else "none",
         }

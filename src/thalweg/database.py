@@ -105,7 +105,7 @@ class RunRow(Base):
 
 
 class RunUse(Base):
-    """Something that a run read or wrote: a raw file, or a snapshot of a table."""
+    """Something that a run read or wrote: a raw file, or a snapshot of a table or of fields."""
 
     __tablename__ = "run_uses"
     __table_args__ = (Index("ix_run_uses_name_version", "kind", "name", "version"),)
@@ -113,8 +113,8 @@ class RunUse(Base):
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
     direction: Mapped[str] = mapped_column(String(8))  # read | wrote
-    kind: Mapped[str] = mapped_column(String(8))  # raw | table
-    name: Mapped[str]  # dataset of the raw file, or name of the table
+    kind: Mapped[str] = mapped_column(String(8))  # raw | table | gridded
+    name: Mapped[str]  # dataset of the raw file, or name of the table or repository
     version: Mapped[str]  # id of the raw file, or id of the snapshot
     rows: Mapped[int | None]
 
