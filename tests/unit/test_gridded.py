@@ -417,7 +417,7 @@ def test_rows_fit_the_warehouse(ready: Settings, shared_data: Path) -> None:
         fields = ifs.read(files, area=part)["heightAboveGround"]
         return {"secondary_timeseries": gridded.at_points(fields, cells, method="bilinear")}
 
-    loaded = ingest.load(at_gauges, [good, cut])
+    loaded = ingest.load(at_gauges, [cut, good])
     assert [written.added for written in loaded.written] == [4]
     assert {(c.unit, c.to, c.count) for c in loaded.converted} == {("K", "degC", 2)}
     (kept,) = loaded.quarantined
