@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import datetime as dt
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +20,12 @@ TIME = pa.timestamp("us", "UTC")
 
 @pytest.fixture
 def location(store: Settings) -> str:
-    """A location that the warehouse knows, and that no other test writes."""
+    """A location that the warehouse knows, and that no other file of tests writes."""
+    return known(store.data_dir)
+
+
+@cache
+def known(data_dir: Path) -> str:
     database.migrate()
     warehouse.migrate()
     name = f"usgs-{new_id()}"
@@ -155,11 +162,11 @@ def test_a_batch_that_is_no_table_of_ours_is_an_error(location: str) -> None:
         contracts.check("primary", rows)
 
 
-@pytest.mark.parametrize("name", warehouse.names())
-def test_an_empty_batch_keeps_every_contract(location: str, name: str) -> None:
-    empty = warehouse.access.definition(name).arrow.empty_table()
-    good, bad = contracts.check(name, empty)
-    assert (good.num_rows, bad.num_rows) == (0, 0)
+def test_an_empty_batch_keeps_every_contract(location: str) -> None:
+    for name in warehouse.names():
+        empty = warehouse.access.definition(name).arrow.empty_table()
+        good, bad = contracts.check(name, empty)
+        assert (good.num_rows, bad.num_rows) == (0, 0), name
 
 
 def test_every_table_has_a_contract_in_words() -> None:

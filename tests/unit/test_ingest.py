@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +46,16 @@ OWN = Layout(
 @pytest.fixture
 def own(store: Settings) -> Layout:
     """A layout whose locations have a prefix that no other test has; the warehouse knows them."""
-    database.migrate()
-    warehouse.migrate()
+    migrate(store.data_dir)
     prefix = f"t{new_id()[-12:]}"
     warehouse.write("locations", pa.table({"id": [f"{prefix}-07331600"]}))
     return replace(OWN, prefix=prefix)
+
+
+@cache
+def migrate(data_dir: Path) -> None:
+    database.migrate()
+    warehouse.migrate()
 
 
 def landed(content: bytes, name: str = "own.csv") -> RawFile:
@@ -70,8 +75,7 @@ def loaded(folder: Path, layout: Layout) -> ingest.Loaded:
 
 def test_two_gauges_and_twelve_years(store: Settings, shared_data: Path) -> None:
     """The whole of a TEEHR data set, each table from its own file, and then all again."""
-    database.migrate()
-    warehouse.migrate()
+    migrate(store.data_dir)
     folder = shared_data / "usgs_nwm_two_gauges"
     counts = {
         "locations": 2, "location_crosswalks": 2, "attributes": 26, "location_attributes": 50,
@@ -98,8 +102,7 @@ def test_two_gauges_and_twelve_years(store: Settings, shared_data: Path) -> None
 def test_ensembles_in_feet_are_kept_in_metres_and_say_so(
     store: Settings, shared_data: Path
 ) -> None:
-    database.migrate()
-    warehouse.migrate()
+    migrate(store.data_dir)
     folder = shared_data / "usgs_nwm_hefs_examples" / "hefs_example"
     given = pq.read_table(folder / "secondary_timeseries.parquet")
     prefix = f"t{new_id()[-12:]}"
@@ -125,8 +128,7 @@ def test_ensembles_in_feet_are_kept_in_metres_and_say_so(
 
 
 def test_the_sample_by_the_way_of_all_data(store: Settings) -> None:
-    database.migrate()
-    warehouse.migrate()
+    migrate(store.data_dir)
     files = sample.fetch()
     ingest.load(sample.read, files)
     steps: list[tuple[int, int]] = []

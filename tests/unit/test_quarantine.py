@@ -5,6 +5,8 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -26,9 +28,14 @@ NAME = "primary_timeseries"
 @pytest.fixture
 def location(store: Settings) -> str:
     """A location that the warehouse does not know, and that no other test writes."""
+    migrate(store.data_dir)
+    return f"usgs-{new_id()}"
+
+
+@cache
+def migrate(data_dir: Path) -> None:
     database.migrate()
     warehouse.migrate()
-    return f"usgs-{new_id()}"
 
 
 def observations(location: str, values: list[float], file: str, unit: str = "m^3/s") -> pa.Table:
