@@ -117,7 +117,7 @@ class Loaded:
         """
         for name, rows in self.tables:
             if name == table:
-                return rows
+                return definition(name).plain(rows)
         raise InvalidInput(f"no file had rows of {table} that can be read: {self}")
 
     def __str__(self) -> str:

@@ -78,7 +78,8 @@ def check(name: str, rows: pa.Table, settings: Settings | None = None) -> tuple[
     Returns
     -------
     good, bad
-        Rows with all columns of the table; the bad ones with one more, `reason`.
+        Rows with all columns of the table, the good ones as `merge.conform` makes them; the bad
+        ones with one more, `reason`.
 
     Raises
     ------
@@ -101,7 +102,7 @@ def check(name: str, rows: pa.Table, settings: Settings | None = None) -> tuple[
     except pandera.errors.SchemaErrors as broken:
         fails = {found[int(e.check.name)]: e.check_output.to_series() for e in broken.schema_errors}
     else:
-        return rows, _with_reason(rows.slice(0, 0), [])
+        return rows, _with_reason(batch.declared.plain(rows.slice(0, 0)), [])
     reasons = pl.DataFrame(
         [
             pl.select(pl.when(~held).then(pl.lit(clause.reason))).to_series().alias(str(i))
@@ -109,7 +110,7 @@ def check(name: str, rows: pa.Table, settings: Settings | None = None) -> tuple[
         ]
     ).select(pl.concat_str(pl.all(), separator="; ", ignore_nulls=True).alias("reason"))["reason"]
     good = pa.array((reasons == "").to_numpy())
-    bad = rows.filter(pc.invert(good))
+    bad = batch.declared.plain(rows.filter(pc.invert(good)))
     return rows.filter(good), _with_reason(bad, reasons.filter(reasons != "").to_list())
 
 

@@ -188,10 +188,8 @@ def _commit(found: Table, merge: _Merge, declared: TableDefinition) -> None:
     stays = merge.stays.filter(
         expression_to_pyarrow(bind(found.schema(), span, case_sensitive=True))
     )
-    rows = _last_by_key(
-        pa.concat_tables([_once_each(declared.plain(stays)), merge.added, merge.changed]),
-        declared.key,
-    )
+    stays = _once_each(declared.plain(stays))
+    rows = _last_by_key(pa.concat_tables([stays, merge.added, merge.changed]), declared.key)
     # A column that came later may be null in rows that were there before.
     may = [f.with_nullable(found.schema().find_field(f.name).optional) for f in declared.arrow]
     found.overwrite(rows.cast(pa.schema(may)), overwrite_filter=span)
@@ -274,6 +272,8 @@ def _literal(value: pa.Scalar) -> str:
 def conform(name: str, rows: pa.Table) -> pa.Table:
     """The rows with the declared columns, order and types; missing nullable ones are null.
 
+    Texts are dictionaries, for they repeat; `TableDefinition.plain` makes them plain again.
+
     Raises
     ------
     InvalidInput
@@ -284,9 +284,8 @@ def conform(name: str, rows: pa.Table) -> pa.Table:
         if column not in declared.columns:
             hint = nearest(column, declared.columns)
             raise InvalidInput(f"{name} has no column {column!r}{hint}")
-    columns = [_column(name, field, rows, declared) for field in declared.arrow]
     # Whether null is allowed in a column is told apart from what its type is.
-    return pa.table(columns, schema=pa.schema([f.with_nullable(True) for f in declared.arrow]))
+    return _once_each(pa.table({f.name: _column(name, f, rows, declared) for f in declared.arrow}))
 
 
 def _column(
@@ -298,6 +297,8 @@ def _column(
             raise InvalidInput(f"{name} needs column {column!r}: {declared.columns[column].doc}")
         return pa.nulls(rows.num_rows, field.type)
     values = rows[column]
+    if _is_once_each(values):
+        return values
     zoned = pa.types.is_null(values.type) or getattr(values.type, "tz", None) is not None
     if pa.types.is_timestamp(field.type) and not zoned:
         raise InvalidInput(
@@ -330,7 +331,7 @@ def _complete(name: str, rows: pa.Table, declared: TableDefinition) -> pa.Table:
         run_id = pa.array([record.current_run_id()], pa.string()).dictionary_encode()
         run_ids = run_id.take(pa.array(np.zeros(rows.num_rows, np.int64)))
         rows = rows.set_column(rows.column_names.index("run_id"), "run_id", run_ids)
-    return _once_each(rows)
+    return rows
 
 
 def _once_each(rows: pa.Table) -> pa.Table:
@@ -339,6 +340,13 @@ def _once_each(rows: pa.Table) -> pa.Table:
         if pa.types.is_string(field.type):
             rows = rows.set_column(i, field.name, rows[i].dictionary_encode())
     return rows.unify_dictionaries()
+
+
+def _is_once_each(values: pa.ChunkedArray) -> bool:
+    if values.type != pa.dictionary(pa.int32(), pa.string()):
+        return False
+    texts = [chunk.dictionary for chunk in values.chunks]
+    return not any(each.null_count or len(each.unique()) < len(each) for each in texts)
 
 
 def key_codes(rows: pa.Table, key: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
