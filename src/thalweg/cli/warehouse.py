@@ -111,7 +111,7 @@ def sql(
     parameter: Annotated[
         list[str] | None,
         typer.Option(
-            "--parameter", "-p", metavar="NAME=VALUE", help="Value of $NAME, as text; as often."
+            "--parameter", "-p", metavar="NAME=VALUE", help="Value of $NAME, as text; repeatable."
         ),
     ] = None,
     at: Annotated[
