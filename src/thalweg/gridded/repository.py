@@ -274,12 +274,18 @@ def _session(
             return repository.readonly_session(BRANCH, as_of=snapshot)
         return repository.readonly_session(snapshot_id=snapshot)
     except (icechunk.IcechunkError, ValueError) as error:
-        raise NotFound(f"{name} has no state {snapshot}: {error}") from error
+        raise NotFound(f"{name} has no state {snapshot}: {_said(error)}") from error
 
 
 def _unavailable(name: str, error: Exception) -> Unavailable:
-    said = str(error).strip().splitlines()[-1]
-    return Unavailable(f"the store does not give the fields {name!r}: {said}; see `thalweg status`")
+    return Unavailable(
+        f"the store does not give the fields {name!r}: {_said(error)}; see `thalweg status`"
+    )
+
+
+def _said(error: Exception) -> str:
+    """The first line of an error of Icechunk, without what leads to it in the code."""
+    return str(error).strip().removeprefix("x ").splitlines()[0]
 
 
 def file_ids(halves: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
