@@ -25,9 +25,10 @@ from thalweg import raw
 from thalweg.errors import InvalidInput
 from thalweg.raw import RawFile
 
-# ecCodes brings a PROJ of its own, beside which a pyproj imported later does not work.
-if find_spec("pyproj"):
-    import_module("pyproj")
+# ecCodes brings a PROJ and an old SQLite of its own: what is to have its own is loaded before.
+for name in ("sqlite3", "pyproj"):
+    if find_spec(name):
+        import_module(name)
 import eccodes  # type: ignore[import-untyped]
 
 __all__ = ["Area", "read"]
