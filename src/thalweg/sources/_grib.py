@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+import sqlite3  # noqa: F401
 import tempfile
 import threading
 import uuid
@@ -25,10 +26,9 @@ from thalweg import raw
 from thalweg.errors import InvalidInput
 from thalweg.raw import RawFile
 
-# ecCodes brings a PROJ and an old SQLite of its own: what is to have its own is loaded before.
-for name in ("sqlite3", "pyproj"):
-    if find_spec(name):
-        import_module(name)
+# ecCodes brings a PROJ and an old SQLite of its own: what is to have another is loaded before.
+if find_spec("pyproj"):
+    import_module("pyproj")
 import eccodes  # type: ignore[import-untyped]
 
 __all__ = ["Area", "read"]
