@@ -19,13 +19,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from dataclasses import replace as changed
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from sqlalchemy import String, select, update
+from sqlalchemy import CursorResult, String, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -387,8 +387,8 @@ def _save(entry: Entry, earlier: Entry | None, settings: Settings) -> bool:
             released = QuarantineRow.released_at
             same = released.is_(None) if earlier.released_at is None else released.is_not(None)
             mine = QuarantineRow.id == entry.id, QuarantineRow.uri == earlier.uri, same
-            replaced = update(QuarantineRow).where(*mine).values(row).returning(QuarantineRow.id)
-            if session.execute(replaced).first() is None:
+            replaced = session.execute(update(QuarantineRow).where(*mine).values(row))
+            if not cast(CursorResult[Any], replaced).rowcount:
                 return False
         try:
             session.commit()

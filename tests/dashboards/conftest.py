@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from thalweg import database, metrics, sources, warehouse
+from thalweg import database, ingest, metrics, sources, warehouse
 from thalweg.hub import environment, state
 from thalweg.settings import Settings
 
@@ -28,10 +28,9 @@ def loaded(store_settings: Settings) -> None:
         database.migrate()
         warehouse.migrate()
         source = sources.get("sample")
-        tables = source.read(source.fetch())
-        warehouse.write_all(tables)
-        series = (tables[name] for name in ("primary_timeseries", "secondary_timeseries"))
-        judged = metrics.evaluate(*series, tables["location_crosswalks"], lead_time_bin=24)
+        loaded = ingest.load(source.read, source.fetch())
+        names = ("primary_timeseries", "secondary_timeseries", "location_crosswalks")
+        judged = metrics.evaluate(*(loaded.rows(name) for name in names), lead_time_bin=24)
         warehouse.write("metrics", metrics.to_long(judged))
 
 

@@ -50,7 +50,7 @@ def test_part_of_a_table(filled: Settings) -> None:
     reader = catalog.open_catalog()["warehouse"]["locations"]
     part = reader.read(columns=["id", "name"], where="id = 'catalog-test-2'")
     assert part.to_pylist() == [{"id": "catalog-test-2", "name": "two"}]
-    assert reader.discover().column_names == ["id", "name", "geometry"]
+    assert reader.discover().column_names == ["id", "name", "geometry", "raw_file_id", "run_id"]
 
 
 def test_an_earlier_snapshot(filled: Settings) -> None:

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from dask_gateway import Gateway
 
-from thalweg import compute, database, warehouse
+from thalweg import compute, database, ingest, warehouse
 from thalweg.errors import InvalidInput, Unavailable
 from thalweg.settings import Settings
 from thalweg.sources import sample
@@ -243,7 +243,7 @@ def sample_data(store: Settings) -> Settings:
     """The embedded sample in the warehouse of the running store."""
     database.migrate()
     warehouse.migrate()
-    warehouse.write_all(sample.read(sample.fetch()))
+    ingest.load(sample.read, sample.fetch())
     return store
 
 

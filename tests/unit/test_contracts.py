@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 from thalweg import database, warehouse
+from thalweg.cli import app
 from thalweg.database import new_id
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.settings import Settings
@@ -179,10 +182,10 @@ def test_every_table_has_a_contract_in_words() -> None:
 
 def test_a_configuration_that_no_longer_comes_is_stale(location: str) -> None:
     now = dt.datetime(2031, 1, 10, tzinfo=dt.UTC)  # when nothing else is written for
-    configurations = ["nwm99_analysis_assim", "nwm99_short_range"]
+    configurations = ["nwm99_analysis_assim", "nwm99_short_range", "nwm99_long_range"]
     warehouse.write(
         "configurations",
-        pa.table({"name": configurations, "type": ["secondary"] * 2}),
+        pa.table({"name": configurations, "type": ["secondary"] * 3}),
     )
     fresh = observations(location, [1.0], value_time=[now], configuration_name=[configurations[0]])
     old = observations(
@@ -196,3 +199,7 @@ def test_a_configuration_that_no_longer_comes_is_stale(location: str) -> None:
     assert found[configurations[1]].is_stale
     assert found[configurations[1]].newest == now - dt.timedelta(hours=7)
     assert found["nwm99_short_range"].allowed == dt.timedelta(hours=6)
+    told = CliRunner().invoke(app, ["warehouse", "freshness", "--json"])
+    assert told.exit_code == 1  # of one nothing ever came
+    assert {each["configuration"] for each in json.loads(told.output)} >= {*configurations}
+    assert "stale" in CliRunner().invoke(app, ["warehouse", "freshness"]).output

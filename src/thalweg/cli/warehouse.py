@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thalweg.cli.common import DataDir, Json, local_settings, pairs, print_json, print_table
+from thalweg.cli.common import (
+    DataDir,
+    Json,
+    coloured,
+    local_settings,
+    pairs,
+    print_json,
+    print_table,
+)
 from thalweg.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -104,6 +112,29 @@ def snapshots(
     ]  # fmt: skip
     print_table(["snapshot", "at, UTC", "by", "added", "removed", "rows", "run"], rows)
     typer.echo(f'Read one: thalweg.warehouse.read("{table}", snapshot_id=…)')
+
+
+@commands.command()
+def freshness(json: Json = False, data_dir: DataDir = None) -> None:
+    """Tell how old the newest time of each configuration is; exit 1 if one is older than it may be.
+
+    Example: `thalweg warehouse freshness --json`
+    """
+    from thalweg.warehouse import contracts
+
+    found = contracts.freshness(settings=local_settings(data_dir))
+    if json:
+        print_json([asdict(each) for each in found])
+    else:
+        rows = [
+            [each.configuration, each.table, f"{each.newest:%Y-%m-%d %H:%M}" if each.newest else "",
+             f"{each.allowed / dt.timedelta(hours=1):g} h",
+             coloured("stale", "red") if each.is_stale else coloured("fresh", "green")]
+            for each in found
+        ]  # fmt: skip
+        print_table(["configuration", "table", "newest, UTC", "may be old", "is"], rows)
+    if any(each.is_stale for each in found):
+        raise typer.Exit(1)
 
 
 def sql(

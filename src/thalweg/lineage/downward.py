@@ -91,12 +91,13 @@ class _Down:
 
 
 def _rows_of(file_id: str, settings: Settings) -> dict[str, int]:
-    """How many rows each table has from a raw file now."""
+    """How many rows the tables have from a raw file now, those that have any."""
     mine = EqualTo("raw_file_id", file_id)  # type: ignore[call-arg, arg-type]
     counts = {}
     for name in warehouse.names():
         if "raw_file_id" in definition(name).columns:
             found = warehouse.table(name, settings)
             with reachable(found.catalog.name):
-                counts[name] = found.scan(mine).count()
+                if count := found.scan(mine).count():
+                    counts[name] = count
     return counts

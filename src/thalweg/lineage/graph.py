@@ -156,7 +156,7 @@ def _raw_line(name: str, id: str, about: Mapping[str, Any]) -> str:
     rows = [
         f"{_counted(count, 'row')} in {table}" for table, count in about.get("rows", {}).items()
     ]
-    now = f"; now {', '.join(rows)}" if rows else ""
+    now = f"; now {', '.join(rows) or 'in no table'}" if "rows" in about else ""
     return f"raw file {id[-12:]} {name}, {about['size']:,} bytes from {about['url']}{now}"
 
 

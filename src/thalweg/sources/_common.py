@@ -24,7 +24,6 @@ from thalweg.raw import RawFile
 from thalweg.settings import Settings
 
 __all__ = [
-    "CUBIC_FOOT",
     "SERIES",
     "TIME",
     "VARIABLE",
@@ -42,8 +41,6 @@ __all__ = [
     "understood",
 ]
 
-#: One cubic foot in cubic metres, exactly (0.3048 m cubed).
-CUBIC_FOOT = 0.028316846592
 TIME = pa.timestamp("us", "UTC")
 VARIABLE = "streamflow_hourly_inst"
 #: Columns of a timeseries, observed; `reference_time` and `quality_code` may be null.

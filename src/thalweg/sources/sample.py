@@ -11,14 +11,12 @@ from collections.abc import Iterable
 from importlib import resources
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow import csv
 
 from thalweg import raw
-from thalweg.errors import InvalidInput
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources._common import CUBIC_FOOT, TIME, Progress, point
+from thalweg.sources._common import TIME, Progress, point
 
 __all__ = ["LICENCE", "TITLE", "fetch", "read"]
 
@@ -75,12 +73,12 @@ def fetch(settings: Settings | None = None, progress: Progress | None = None) ->
 
 
 def read(files: Iterable[RawFile]) -> dict[str, pa.Table]:
-    """Rows of the sample's files by table; discharge in m^3/s, times in UTC.
+    """Rows of the sample's files by table, in the units of the files; times in UTC.
 
     Raises
     ------
     InvalidInput
-        A file is damaged, or has a unit other than ft^3/s and m^3/s.
+        A file is damaged.
     """
     parts: dict[str, list[pa.Table]] = {}
     for file in files:
@@ -104,19 +102,5 @@ def _rows(file: RawFile) -> pa.Table:
         points = pa.array([point(*place) for place in places], pa.binary())
         return rows.select(["id", "name"]).append_column("geometry", points)
     if "unit_name" in header:
-        return _cubic_metres(rows, file).append_column(
-            "raw_file_id", pa.array([file.id] * rows.num_rows)
-        )
+        return rows.append_column("raw_file_id", pa.repeat(file.id, rows.num_rows))
     return rows
-
-
-def _cubic_metres(rows: pa.Table, file: RawFile) -> pa.Table:
-    units = rows["unit_name"].unique().to_pylist()
-    if units not in (["ft^3/s"], ["m^3/s"]):
-        raise InvalidInput(f"{file.uri}: expected ft^3/s or m^3/s throughout, got {units}")
-    factor = CUBIC_FOOT if units == ["ft^3/s"] else 1.0
-    rows = rows.set_column(
-        rows.column_names.index("value"), "value", pc.multiply(rows["value"], factor)
-    )
-    metric = pa.array(["m^3/s"] * rows.num_rows)
-    return rows.set_column(rows.column_names.index("unit_name"), "unit_name", metric)

@@ -41,7 +41,7 @@ NAMESPACE = "hydro"
 #: of any earlier one to the last, and refuses those of a later one.
 CHANGES = {
     1: "units, variables, configurations, locations, crosswalks, series and metrics",
-    2: "attributes of locations, quality_code of observations",
+    2: "attributes of locations, quality_code of observations, raw file and run of every row",
 }
 PROPERTIES = {
     "commit.manifest-merge.enabled": "true",
@@ -185,7 +185,11 @@ KNOWN = {"unit_name": ("units", "name"), "variable_name": ("variables", "name")}
 TABLES = {
     "units": TableDefinition(
         doc="Units of measure.",
-        columns={"name": Column(TEXT, "UDUNITS name"), "long_name": Column(TEXT, "in words", True)},
+        columns={
+            "name": Column(TEXT, "UDUNITS name"),
+            "long_name": Column(TEXT, "in words", True),
+            **PROVENANCE,
+        },
         key=("name",),
         range=("name",),
     ),
@@ -194,6 +198,7 @@ TABLES = {
         columns={
             "name": Column(TEXT, "name, as {variable}_{interval}_{statistic}"),
             "long_name": Column(TEXT, "in words", True),
+            **PROVENANCE,
         },
         key=("name",),
         range=("name",),
@@ -204,6 +209,7 @@ TABLES = {
             "name": Column(TEXT, "name of the configuration"),
             "type": Column(TEXT, "primary (observed) or secondary (simulated)"),
             "description": Column(TEXT, "in words", True),
+            **PROVENANCE,
         },
         key=("name",),
         range=("name",),
@@ -214,6 +220,7 @@ TABLES = {
             "id": Column(TEXT, "id with the source's prefix: usgs-03171000"),
             "name": Column(TEXT, "the source's own name for it", True),
             "geometry": Column(BYTES, "WKB, longitude latitude in degrees, EPSG:4326", True),
+            **PROVENANCE,
         },
         key=("id",),
         range=("id",),
@@ -224,6 +231,7 @@ TABLES = {
             "name": Column(TEXT, "name of the attribute: drainage_area"),
             "type": Column(TEXT, "continuous or categorical"),
             "description": Column(TEXT, "in words", True),
+            **PROVENANCE,
         },
         key=("name",),
         range=("name",),
@@ -235,6 +243,7 @@ TABLES = {
             "attribute_name": Column(TEXT, "a name of `attributes`"),
             "value": Column(TEXT, "the value as text, in the unit of unit_name"),
             "unit_name": Column(TEXT, "a name of `units`; null: no unit", True),
+            **PROVENANCE,
         },
         key=("location_id", "attribute_name"),
         range=("location_id",),
@@ -246,6 +255,7 @@ TABLES = {
         columns={
             "primary_location_id": Column(TEXT, "id in `locations`"),
             "secondary_location_id": Column(TEXT, "the model's id: nwm30-6884666"),
+            **PROVENANCE,
         },
         key=("primary_location_id", "secondary_location_id"),
         range=("primary_location_id",),
