@@ -129,7 +129,8 @@ reason. A row may be in any known unit: it is converted to the unit of its varia
 
 ## Freshness
 
-How old the newest time of a configuration may be; `thalweg warehouse freshness` tells how old it is.
+How old the newest time of a configuration may be; `thalweg warehouse freshness` tells how old it
+is.
 
 {table(("configuration", "at most"), ages)}
 {about}"""
