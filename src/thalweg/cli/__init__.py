@@ -25,9 +25,15 @@ for group in (hub, pipelines, catalog):
     group.register(app)
 
 
+def _leave() -> None:
+    """Leaving takes 0.04 s instead of 0.4 where nothing is collected any more."""
+    if "duckdb" not in sys.modules:  # it takes what is not collected for a leak, and says so
+        gc.freeze()
+
+
 def main() -> None:
     """Entry point: an error that the user can act upon is one line and exit code 1."""
-    atexit.register(gc.freeze)  # leaving takes 0.04 s instead of 0.4: nothing is collected any more
+    atexit.register(_leave)
     try:
         app()
     except ThalwegError as error:
