@@ -25,11 +25,12 @@ down: env ## Stop the hub; data is kept
 
 .PHONY: test
 test: env ## Run all tests: units, real servers, a real browser
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --ignore=tests/unit
+	@$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile
 
 .PHONY: test-fast
 test-fast: env ## Run the tests that do not start the whole hub
-	@$(BIN)/python -m pytest -m "not e2e and not hub"
+	@$(BIN)/python -m pytest -m "not e2e and not hub" -n 2 --dist loadfile
 
 .PHONY: lint
 lint: env ## Check style, types and data files

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3fs import S3FileSystem
 
 from thalweg import settings as settings_module
 from thalweg.hub import environment, object_store
@@ -24,24 +26,17 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def store_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Settings whose object store really runs, on ports of its own."""
-    data_dir = tmp_path_factory.mktemp("thalweg")
-    settings = settings_module.load({}, data_dir=data_dir)
-    object_store.prepare(settings)
-    log = (data_dir / "object-store.log").open("w")
-    process = subprocess.Popen(
-        object_store.command(settings),
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
+    """Settings whose object store really runs, on ports of its own.
+
+    Each file of tests has one: none sees the rows of another.
+    """
+    settings = settings_module.load({}, data_dir=tmp_path_factory.mktemp("thalweg"))
+    with (tmp_path_factory.getbasetemp().parent / "store.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one worker after the other takes ports that are free
+        process = _started(settings)
     try:
-        deadline = time.monotonic() + 30
-        while not object_store.is_healthy(settings):
-            assert process.poll() is None, (data_dir / "object-store.log").read_text()
-            assert time.monotonic() < deadline, (data_dir / "object-store.log").read_text()
-            time.sleep(0.2)
         yield settings
     finally:
         process.terminate()
@@ -50,6 +45,22 @@ def store_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
         except subprocess.TimeoutExpired:
             process.kill()
         object_store.remove_sockets(settings)
+        S3FileSystem.clear_instance_cache()  # the next store is at another port
+
+
+def _started(settings: Settings) -> subprocess.Popen[bytes]:
+    object_store.prepare(settings)
+    log = settings.data_dir / "object-store.log"
+    with log.open("w") as file:
+        command = object_store.command(settings)
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 60
+    while not object_store.is_healthy(settings):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"the object store did not come up:\n{log.read_text()}")
+        time.sleep(0.2)
+    return process
 
 
 @pytest.fixture

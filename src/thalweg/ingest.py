@@ -66,17 +66,10 @@ def load(
             readable.append(file.id)
             for name, rows in tables.items():
                 missing += int((rows.schema.metadata or {}).get(b"missing", 0))
-                parts.setdefault(name, []).append(_from(file, rows))
+                parts.setdefault(name, []).append(quarantine.of_file(file, rows))
         if progress:
             progress(count, len(files))
     joined = {n: pa.concat_tables(p, promote_options="permissive") for n, p in parts.items()}
     done = quarantine.admit(joined, settings, units=units)
     quarantine.release(readable, settings)
     return replace(done, quarantined=(*kept, *done.quarantined), missing=missing)
-
-
-def _from(file: RawFile, rows: pa.Table) -> pa.Table:
-    """The rows, each with the raw file that they came from."""
-    if "raw_file_id" not in rows.column_names:
-        rows = rows.append_column("raw_file_id", pa.repeat(file.id, rows.num_rows))
-    return rows.replace_schema_metadata(None)

@@ -46,6 +46,7 @@ __all__ = [
     "keep",
     "keep_file",
     "list",
+    "of_file",
     "release",
     "retry",
     "show",
@@ -267,6 +268,13 @@ def list(settings: Settings | None = None, *, released: bool = False) -> Sequenc
         return [_made(row) for row in session.scalars(wanted)]
 
 
+def of_file(file: RawFile, rows: pa.Table) -> pa.Table:
+    """Rows of a source, each with the raw file that they came from."""
+    if "raw_file_id" not in rows.column_names:
+        rows = rows.append_column("raw_file_id", pa.repeat(file.id, rows.num_rows))
+    return rows.replace_schema_metadata(None)
+
+
 def _admit(
     name: str,
     rows: pa.Table,
@@ -309,8 +317,13 @@ def _read_again(entry: Entry, settings: Settings) -> Mapping[str, pa.Table]:
             f"{file.source} cannot read {file.url} without being told {', '.join(missing)}: ingest "
             f"it again as before; once it can be read it is released"
         )
-    tables: Mapping[str, pa.Table] = read([file], **{name: given[name]() for name in needs})
-    return tables
+    tables = read([file], **{name: given[name]() for name in needs})
+    if not all(isinstance(rows, pa.Table) for rows in tables.values()):
+        raise InvalidInput(
+            f"{file.url} holds fields, and the warehouse takes rows: ingest it again as before; "
+            f"once it can be read it is released"
+        )
+    return {name: of_file(file, rows) for name, rows in tables.items()}
 
 
 def _get(id: str, settings: Settings | None) -> Entry:

@@ -19,7 +19,7 @@ from thalweg.settings import Settings
 DASHBOARDS = Path(__file__).resolve().parents[2] / "dashboards"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def loaded(store_settings: Settings) -> None:
     """The embedded sample is in the warehouse, and judged."""
     with pytest.MonkeyPatch.context() as patch:

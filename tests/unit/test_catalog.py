@@ -111,8 +111,7 @@ def test_an_entry_says_where_and_when_its_data_are(filled: Settings) -> None:
         places = {gauges.get(id, id) for id in rows["location_id"].unique().to_pylist()}
         points = [shapely.from_wkb(wkb) for id in places if (wkb := shapes.get(id))]
         assert len(points) >= 2
-        easts, norths = [point.x for point in points], [point.y for point in points]
-        assert extent.box == (min(easts), min(norths), max(easts), max(norths))
+        assert extent.box == tuple(shapely.total_bounds(points))
         times = rows["value_time"].to_pylist()
         assert extent.times == (min(times), max(times))
     assert catalog.entry("warehouse.units").reader.extent() == catalog.Extent()

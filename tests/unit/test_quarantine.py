@@ -252,6 +252,14 @@ def test_a_source_that_needs_to_be_told_more_says_so(location: str) -> None:
         quarantine.retry(entry.id)
 
 
+def test_a_file_of_fields_is_ingested_again_as_before(location: str, shared_data: Path) -> None:
+    content = (shared_data / "grib_samples" / "t_analysis_and_fc_0.grib").read_bytes()
+    file = raw.land("era5", "fields", content, extension="grib", url="https://example.org/fields")
+    entry = quarantine.keep_file(file, "cut")
+    with pytest.raises(InvalidInput, match="holds fields, and the warehouse takes rows"):
+        quarantine.retry(entry.id)
+
+
 def test_many_keep_the_rows_of_one_file_at_the_same_time(location: str) -> None:
     file = new_id()
 
