@@ -4,7 +4,10 @@
 lead time; `joined` gives the pairs themselves; `to_long` the rows of the warehouse's `metrics`.
 """
 
+from thalweg.metrics.entry import Metric
 from thalweg.metrics.evaluation import evaluate, joined, to_long
-from thalweg.metrics.table import METRICS, Metric
+from thalweg.metrics.fields import FIELDS
+from thalweg.metrics.pairs import Transform
+from thalweg.metrics.table import DEFAULT, METRICS
 
-__all__ = ["METRICS", "Metric", "evaluate", "joined", "to_long"]
+__all__ = ["DEFAULT", "FIELDS", "METRICS", "Metric", "Transform", "evaluate", "joined", "to_long"]

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from thalweg.errors import InvalidInput, NotFound, nearest
-from thalweg.metrics.table import METRICS, STATISTICS
+from thalweg.metrics import pairs
+from thalweg.metrics.fields import COLUMNS, FIELDS, OF_THRESHOLDS
+from thalweg.metrics.pairs import Thresholds, Transform
+from thalweg.metrics.table import DEFAULT, METRICS, RELATIONS, STATISTICS
 
 __all__ = ["evaluate", "joined", "to_long"]
 
-PRIMARY = ("value_time", "value", "unit_name", "location_id", "variable_name")
-SECONDARY = (*PRIMARY, "reference_time", "configuration_name")
-CROSSWALK = ("primary_location_id", "secondary_location_id")
-#: What a result can be grouped by, besides variable and unit, which always are.
-GROUPS = (
-    "primary_location_id",
-    "secondary_location_id",
-    "configuration_name",
-    "member",
-    "reference_time",
-)
-
-_JOINED = """
-    SELECT s.reference_time, s.value_time, c.primary_location_id, c.secondary_location_id,
-        p.value::DOUBLE AS primary_value, s.value::DOUBLE AS secondary_value,
-        s.configuration_name, s.unit_name, s.variable_name, s.member,
-        (epoch(s.value_time) - epoch(s.reference_time)) / 3600 AS lead_time
-    FROM secondary s
-    JOIN crosswalk c ON c.secondary_location_id = s.location_id
-    JOIN "primary" p ON p.location_id = c.primary_location_id AND p.value_time = s.value_time
-        AND p.variable_name = s.variable_name AND p.unit_name = s.unit_name
-    WHERE isfinite(p.value) AND isfinite(s.value)
-"""
+ALWAYS = ("variable_name", "unit_name")
+#: Columns of the pairs of which a statistic or a relation may speak.
+SPOKEN = (
+    *COLUMNS, *ALWAYS, "primary_value", "secondary_value", "lead_time", "threshold_value",
+)  # fmt: skip
 
 
 def joined(primary: pa.Table, secondary: pa.Table, crosswalk: pa.Table) -> pa.Table:
@@ -64,20 +50,27 @@ def joined(primary: pa.Table, secondary: pa.Table, crosswalk: pa.Table) -> pa.Ta
         A column is missing, the primary series come from several configurations, or a variable
         has no unit in common on both sides.
     """
-    connection = _connect(primary, secondary, crosswalk)
-    return connection.sql(
-        f"{_JOINED} ORDER BY primary_location_id, s.configuration_name, s.reference_time,"
-        " s.value_time, s.member"
-    ).to_arrow_table()
+    with pairs.connect(primary, secondary, crosswalk) as connection:
+        return connection.sql(
+            f"{pairs.PAIRED} ORDER BY primary_location_id, s.configuration_name,"
+            " s.reference_time, s.value_time, s.member"
+        ).to_arrow_table()
 
 
 def evaluate(
     primary: pa.Table,
     secondary: pa.Table,
     crosswalk: pa.Table,
-    metrics: Sequence[str] = tuple(METRICS),
+    metrics: Sequence[str] = DEFAULT,
     by: Sequence[str] = ("primary_location_id", "configuration_name"),
     lead_time_bin: int | None = None,
+    *,
+    where: str | None = None,
+    parameters: Sequence[Any] | Mapping[str, Any] = (),
+    thresholds: Thresholds | None = None,
+    attributes: pa.Table | None = None,
+    transform: Transform | str | None = None,
+    minimum: int = 1,
 ) -> pa.Table:
     """Metrics of the secondary against the primary series, a row a group.
 
@@ -88,24 +81,43 @@ def evaluate(
     metrics
         Names of `METRICS`.
     by
-        Columns to group by, out of primary_location_id, secondary_location_id,
-        configuration_name, member, reference_time. Members that are not named are pooled.
+        What to group by: columns of the pairs (primary_location_id, secondary_location_id,
+        configuration_name, member, reference_time, value_time), calculated `FIELDS`, with
+        thresholds also `exceeds` and `event`, or names of attributes. Members that are not named
+        are pooled.
     lead_time_bin
         Width in hours of lead-time bins; adds a row for each bin beside the row of all lead times.
+    where
+        A condition in SQL on the columns and fields of the pairs: `"season = 'JJA' AND
+        primary_value > ?"`. Values from outside belong in `parameters`.
+    parameters
+        Values of the `?` or `$name` of the condition.
+    thresholds
+        By name a value in the unit of the variable, or a percentile of all observations of the
+        location, as `{"flood": 1200, "high": "90%"}`; or a table with primary_location_id,
+        threshold (its name) and value. There is a row for each, with its name in `threshold`.
+    attributes
+        location_id, attribute_name, value: what `by` may name besides.
+    transform
+        `log`, `sqrt`, `inverse`, or a `Transform`: what is done to both values of each pair.
+    minimum
+        A group of fewer pairs has its count and no metric.
 
     Returns
     -------
     pyarrow.Table
-        The columns of `by`, lead_time_bin (int64, the bin's first hour: 24 holds the lead times
-        24 ≤ t < 48; NULL: all lead times), variable_name, unit_name (of the variable), count
-        (int64, number of pairs), then a float64 column a metric, NULL where it is undefined.
+        The columns of `by`, threshold (where there are thresholds), lead_time_bin (int64, the bin's
+        first hour: 24 holds the lead times 24 ≤ t < 48; NULL: all lead times), variable_name,
+        unit_name (of the variable), count (int64, number of pairs), then a float64 column a metric,
+        NULL where it is undefined.
 
     Raises
     ------
     NotFound
         An unknown metric or column; the nearest known one is named.
     InvalidInput
-        As `joined`, or a bin that is not at least an hour wide.
+        As `joined`; a bin that is not at least an hour wide; metrics of thresholds without
+        thresholds, or of transformed values; a condition that DuckDB does not take.
 
     Examples
     --------
@@ -123,31 +135,87 @@ def evaluate(
     >>> evaluate(primary, secondary, crosswalk, ["rmse", "kge"]).select(["rmse", "kge"]).to_pylist()
     [{'rmse': 1.0, 'kge': 0.5}]
     """
+    named = sorted(set(attributes["attribute_name"].to_pylist())) if attributes else []
+    fields = FIELDS | (OF_THRESHOLDS if thresholds is not None else {})
     _known(metrics, METRICS, "metric")
-    _known(by, GROUPS, "column to group by")
+    _known(by, [*COLUMNS, *fields, *named], "column to group by")
     if lead_time_bin is not None and lead_time_bin < 1:
         raise InvalidInput(f"lead_time_bin is a width of at least 1 hour, got {lead_time_bin}")
     names = list(dict.fromkeys(metrics))
-    keys = [*dict.fromkeys(by), "variable_name", "unit_name"]
-    needs = dict.fromkeys(need for name in names for need in METRICS[name].needs)
-    grouped, bin_column = ", ".join(keys), "NULL::BIGINT"
-    if lead_time_bin is not None:
-        grouped, bin_column = f"GROUPING SETS (({grouped}), ({grouped}, bin))", "bin"
-    query = f"""
-        WITH pairs AS (
-            SELECT *, CAST(floor(lead_time / $width) * $width AS BIGINT) AS bin FROM ({_JOINED})
-        ), groups AS (
-            SELECT {_listed(keys)} {bin_column} AS lead_time_bin, count(*) AS count,
-                {_listed(f"{STATISTICS[need]} AS {need}" for need in needs)}
-            FROM pairs GROUP BY {grouped}
-            {"HAVING grouping(bin) = 1 OR bin IS NOT NULL" if lead_time_bin else ""}
+    needed = {s: STATISTICS[s] for name in names for s in needs(name)}
+    spoken = " ".join(s.sql + RELATIONS.get(s.over, "") for s in needed.values())
+    of_threshold = _says("threshold_value", spoken)
+    if of_threshold and (thresholds is None or transform):
+        missing = (
+            "thresholds, as thresholds={'high': '90%'}" if thresholds is None else "no transform"
         )
-        SELECT {_listed(keys[:-2])} lead_time_bin, variable_name, unit_name, count,
-            {_listed(f"{_defined(METRICS[name].sql)} AS {name}" for name in names)}
-        FROM groups ORDER BY ALL NULLS FIRST
+        raise InvalidInput(f"{', '.join(names)}: metrics of events need {missing}")
+    keys = [*dict.fromkeys(by), *(["threshold"] if thresholds is not None else []), *ALWAYS]
+    columns = [*keys, "primary_value", "secondary_value", *(c for c in SPOKEN if _says(c, spoken))]
+    bins = []
+    if lead_time_bin is not None:
+        bins = [f"floor(lead_time / {lead_time_bin})::BIGINT * {lead_time_bin} AS lead_time_bin"]
+        columns.append("lead_time")
+    chosen = pairs.selected(
+        columns, keys, where=where, has_thresholds=thresholds is not None,
+        attributes=[name for name in named if name in by],
+        transform=Transform(transform) if isinstance(transform, str) else transform,
+    )  # fmt: skip
+    groups = [_groups(keys, [], names, minimum)]
+    if bins:
+        groups.append(
+            _groups([*keys, "lead_time_bin"], ["lead_time_bin IS NOT NULL"], names, minimum)
+        )
+    order = [*keys[: -len(ALWAYS)], "lead_time_bin", *ALWAYS]
+    query = f"""
+        WITH all_pairs AS ({f"SELECT *, {bins[0]} FROM ({chosen})" if bins else chosen})
+        SELECT {", ".join([*order, "count", *names])} FROM (
+            SELECT NULL::BIGINT AS lead_time_bin WHERE false
+            UNION ALL BY NAME {" UNION ALL BY NAME ".join(f"({g})" for g in groups)}
+        ) ORDER BY {", ".join(f"{key} NULLS FIRST" for key in order)}
     """  # noqa: S608 - names out of our own tables, checked above; values are bound
-    connection = _connect(primary, secondary, crosswalk)
-    return connection.sql(query, params={"width": lead_time_bin}).to_arrow_table()
+    with pairs.connect(primary, secondary, crosswalk) as connection:
+        try:
+            if attributes:
+                connection.register("attributes", attributes)
+            if thresholds is not None:
+                pairs.limits(connection, thresholds)
+            return connection.sql(query, params=parameters or None).to_arrow_table()
+        except (duckdb.BinderException, duckdb.ParserException, duckdb.ConversionException,
+                duckdb.InvalidInputException) as error:  # fmt: skip
+            if not where:
+                raise
+            raise InvalidInput(f"cannot choose pairs where {where!r}: {error}") from None
+
+
+def needs(name: str) -> list[str]:
+    """The statistics of which a metric is made."""
+    return [s for s in STATISTICS if _says(s, METRICS[name].sql)]
+
+
+def _groups(keys: Sequence[str], where: Sequence[str], names: Sequence[str], minimum: int) -> str:
+    """The SELECT of groups: their keys, the number of pairs, and the metrics."""
+    wanted: dict[str, dict[str, str]] = {"pairs": {}}
+    for statistic in dict.fromkeys(s for name in names for s in needs(name)):
+        each = STATISTICS[statistic]
+        wanted.setdefault(each.over, {})[statistic] = each.sql
+    listed = ", ".join(keys)
+    shown = f"FROM all_pairs{' WHERE ' if where else ''}{' AND '.join(where)}"
+    parts = [f"pairs AS ({shown})"]
+    # DuckDB sees to it that a relation is not made that no other one reads.
+    parts += [f"{name} AS ({sql.format(keys=listed)})" for name, sql in RELATIONS.items()]
+    source = "of_pairs"
+    for over, statistics in wanted.items():
+        counts = ["count(*) AS count"] if over == "pairs" else []
+        counts += [f"{sql} AS {name}" for name, sql in statistics.items()]
+        of = f"SELECT {', '.join([listed, *counts])} FROM {over} GROUP BY {listed}"  # noqa: S608
+        parts.append(f"of_{over} AS ({of})")
+        if over != "pairs":
+            same = " AND ".join(f"of_pairs.{k} IS NOT DISTINCT FROM of_{over}.{k}" for k in keys)
+            source += f" LEFT JOIN of_{over} ON {same}"
+    chosen = [f"of_pairs.{key}" for key in keys] + ["count"]
+    chosen += [f"{_defined(METRICS[name].sql, minimum)} AS {name}" for name in names]
+    return f"WITH {', '.join(parts)} SELECT {', '.join(chosen)} FROM {source}"  # noqa: S608
 
 
 def to_long(table: pa.Table) -> pa.Table:
@@ -181,66 +249,6 @@ def to_long(table: pa.Table) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _connect(
-    primary: pa.Table, secondary: pa.Table, crosswalk: pa.Table
-) -> duckdb.DuckDBPyConnection:
-    """DuckDB with the three tables, checked, cut to the columns that are used."""
-    if "member" not in secondary.column_names:
-        secondary = secondary.append_column("member", pa.nulls(len(secondary), pa.string()))
-    tables = {
-        "primary": _columns(primary, PRIMARY, "primary"),
-        "secondary": _columns(secondary, (*SECONDARY, "member"), "secondary"),
-        "crosswalk": _columns(crosswalk, CROSSWALK, "crosswalk"),
-    }
-    _check_configuration(primary)
-    _check_units(primary, secondary)
-    connection = duckdb.connect()
-    # Two threads would add in an order of their own each time, and the last digit would change.
-    connection.execute("SET TimeZone = 'UTC'; SET threads = 1")
-    for name, table in tables.items():
-        connection.register(name, table)
-    return connection
-
-
-def _columns(table: pa.Table, names: Iterable[str], what: str) -> pa.Table:
-    missing = [name for name in names if name not in table.column_names]
-    if missing:
-        raise InvalidInput(
-            f"{what} lacks {', '.join(missing)}; it has {', '.join(table.column_names)}"
-        )
-    return table.select(list(names))
-
-
-def _check_configuration(primary: pa.Table) -> None:
-    """Two configurations of observations would pair every forecast value twice."""
-    if "configuration_name" not in primary.column_names:
-        return
-    found = sorted(str(name) for name in pc.unique(primary["configuration_name"]).to_pylist())
-    if len(found) > 1:
-        raise InvalidInput(
-            f"primary holds {len(found)} configurations ({', '.join(found)}): filter it to one"
-        )
-
-
-def _check_units(primary: pa.Table, secondary: pa.Table) -> None:
-    """A variable that has other units on either side would pair nothing, silently."""
-    ours, theirs = _units(primary), _units(secondary)
-    for variable in sorted(ours.keys() & theirs.keys()):
-        if not ours[variable] & theirs[variable]:
-            raise InvalidInput(
-                f"{variable} is in {', '.join(ours[variable])} in primary but in "
-                f"{', '.join(theirs[variable])} in secondary: convert one of them"
-            )
-
-
-def _units(table: pa.Table) -> dict[str, set[str]]:
-    pairs = table.select(["variable_name", "unit_name"]).group_by(["variable_name", "unit_name"])
-    units: dict[str, set[str]] = {}
-    for row in pairs.aggregate([]).to_pylist():
-        units.setdefault(row["variable_name"], set()).add(row["unit_name"])
-    return units
-
-
 def _known(names: Sequence[str], known: Iterable[str], what: str) -> None:
     known = list(known)
     for name in names:
@@ -248,11 +256,10 @@ def _known(names: Sequence[str], known: Iterable[str], what: str) -> None:
             raise NotFound(f"unknown {what} {name!r}{nearest(name, known)}")
 
 
-def _listed(items: Iterable[str]) -> str:
-    """A list of SELECT; DuckDB takes a comma after the last one."""
-    return "".join(f"{item}, " for item in items)
+def _says(word: str, text: str) -> bool:
+    return re.search(rf"\b{word}\b", text) is not None
 
 
-def _defined(expression: str) -> str:
-    """NULL in place of NaN and infinity."""
-    return f"CASE WHEN isfinite({expression}) THEN {expression} END"
+def _defined(expression: str, minimum: int) -> str:
+    """NULL in place of NaN and infinity, and of a group that is too small."""
+    return f"CASE WHEN count >= {int(minimum)} AND isfinite({expression}) THEN {expression} END"

@@ -1,0 +1,261 @@
+"""The pairs: every secondary value beside the primary value of the same place and time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from thalweg.errors import InvalidInput, nearest
+from thalweg.metrics.fields import EVENT, FIELDS, OF_THRESHOLDS
+
+__all__ = ["PAIRED", "Thresholds", "Transform", "connect", "limits", "selected"]
+
+PRIMARY = ("value_time", "value", "unit_name", "location_id", "variable_name")
+SECONDARY = (*PRIMARY, "reference_time", "configuration_name")
+CROSSWALK = ("primary_location_id", "secondary_location_id")
+#: By name: a value in the unit of the variable, or a percentile of the observations as `"90%"`; or
+#: a table with primary_location_id, threshold (its name) and value.
+Thresholds: TypeAlias = Mapping[str, float | str] | pa.Table
+CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": False,
+    "python_enable_replacements": False,
+    "autoinstall_known_extensions": False,
+    # Two threads would add in an order of their own each time, and the last digit would change; so
+    # would it if the sides of a join were chosen by the number of rows.
+    "threads": 1,
+    "disabled_optimizers": "join_order,build_side_probe_side",
+}
+#: Every pair, with the columns that `joined` gives.
+PAIRED = """
+    SELECT s.reference_time, s.value_time, c.primary_location_id, c.secondary_location_id,
+        p.value::DOUBLE AS primary_value, s.value::DOUBLE AS secondary_value,
+        s.configuration_name, s.unit_name, s.variable_name, s.member,
+        (epoch(s.value_time) - epoch(s.reference_time)) / 3600 AS lead_time
+    FROM secondary s
+    JOIN crosswalk c ON c.secondary_location_id = s.location_id
+    JOIN "primary" p ON p.location_id = c.primary_location_id AND p.value_time = s.value_time
+        AND p.variable_name = s.variable_name AND p.unit_name = s.unit_name
+    WHERE isfinite(p.value) AND isfinite(s.value)
+"""
+# When the observations reached each threshold, for every time at which they are there.
+_EVENTS = """
+    SELECT location_id, variable_name, unit_name, threshold, value_time,
+        max(CASE WHEN begins THEN value_time END) OVER past AS event
+    FROM (
+        SELECT *, is_there AND NOT coalesce(lag(is_there) OVER series, false) AS begins
+        FROM (
+            SELECT p.*, l.threshold, p.value >= l.threshold_value AS is_there
+            FROM "primary" p JOIN limits l ON l.primary_location_id = p.location_id
+                AND l.variable_name = p.variable_name
+            WHERE isfinite(p.value)
+        ) WINDOW series AS (
+            PARTITION BY location_id, variable_name, unit_name, threshold ORDER BY value_time
+        )
+    ) WHERE is_there WINDOW past AS (
+        PARTITION BY location_id, variable_name, unit_name, threshold ORDER BY value_time
+    )
+"""
+
+
+#: What becomes of {x}; null where that is not defined.
+TRANSFORMS = {
+    "log": "CASE WHEN {x} > 0 THEN ln({x}) END",
+    "sqrt": "CASE WHEN {x} >= 0 THEN sqrt({x}) END",
+    "inverse": "1 / nullif({x}, 0)",
+    "power": "CASE WHEN {x} > 0 THEN ({x}) ** {exponent} END",
+}
+
+
+class Transform:
+    """What is done to both values of a pair before they are compared.
+
+    Parameters
+    ----------
+    name
+        `log` (natural), `sqrt`, `inverse` or `power`.
+    epsilon
+        What is added before, in the unit of the variable, so that zero has a logarithm. By default,
+        for `log` and `inverse`, a hundredth of the mean observation of the group (Pushpalatha et
+        al. 2012, doi:10.1016/j.jhydrol.2011.11.055), else nothing.
+    exponent
+        Of `power`.
+
+    Raises
+    ------
+    InvalidInput
+        An unknown name; a power without an exponent; a number that is not finite.
+    """
+
+    def __init__(
+        self, name: str, epsilon: float | None = None, exponent: float | None = None
+    ) -> None:
+        if name not in TRANSFORMS:
+            raise InvalidInput(f"unknown transform {name!r}{nearest(name, TRANSFORMS)}")
+        if (exponent is None) == (name == "power"):
+            raise InvalidInput(
+                "power needs an exponent, as 0.2, and the other transforms have none"
+            )
+        self.name, self.epsilon, self.exponent = name, epsilon, exponent
+
+    def sql(self, value: str, keys: Sequence[str]) -> str:
+        added = f"{float(self.epsilon)!r}" if self.epsilon is not None else "0"
+        if self.epsilon is None and self.name in ("log", "inverse"):
+            added = f"avg(primary_value) OVER (PARTITION BY {', '.join(keys)}) / 100"
+        return TRANSFORMS[self.name].format(x=f"({value} + {added})", exponent=self.exponent)
+
+
+def connect(
+    primary: pa.Table, secondary: pa.Table, crosswalk: pa.Table
+) -> duckdb.DuckDBPyConnection:
+    """DuckDB with the three tables, checked, cut to the columns that are used."""
+    if "member" not in secondary.column_names:
+        secondary = secondary.append_column("member", pa.nulls(len(secondary), pa.string()))
+    tables = {
+        "primary": _columns(primary, PRIMARY, "primary"),
+        "secondary": _columns(secondary, (*SECONDARY, "member"), "secondary"),
+        "crosswalk": _columns(crosswalk, CROSSWALK, "crosswalk"),
+    }
+    _check_configuration(primary)
+    _check_units(primary, secondary)
+    connection = duckdb.connect(config=CONFIG)
+    connection.execute("SET TimeZone = 'UTC'")
+    for name, table in tables.items():
+        connection.register(name, table)
+    return connection
+
+
+def limits(connection: duckdb.DuckDBPyConnection, thresholds: Thresholds) -> None:
+    """Make the table `limits`: primary_location_id, variable_name, threshold, threshold_value."""
+    names = None
+    if isinstance(thresholds, pa.Table):
+        wanted = _columns(thresholds, ("primary_location_id", "threshold", "value"), "thresholds")
+        connection.register("wanted", wanted)
+        select = """
+            SELECT DISTINCT w.primary_location_id, p.variable_name, w.threshold,
+                w.value::DOUBLE AS threshold_value
+            FROM wanted w JOIN "primary" p ON p.location_id = w.primary_location_id
+        """
+    else:
+        names = list(thresholds)
+        of = [
+            f"{_limit(name, value)} AS value, ? AS threshold" for name, value in thresholds.items()
+        ]
+        parts = [
+            f'SELECT location_id, variable_name, {each} FROM "primary" WHERE isfinite(value)'  # noqa: S608
+            " GROUP BY location_id, variable_name"
+            for each in of
+        ]
+        select = f"""
+            SELECT location_id AS primary_location_id, variable_name, threshold,
+                value AS threshold_value FROM ({" UNION ALL ".join(parts)})
+        """  # noqa: S608
+    connection.execute(f"CREATE TEMP TABLE limits AS {select}", names)
+
+
+def _limit(name: str, value: float | str) -> str:
+    """The value of a threshold in SQL: of a number itself, of `90%` a percentile."""
+    text = str(value).strip()
+    try:
+        number = float(text.removesuffix("%"))
+    except ValueError:
+        number = float("nan")
+    if not abs(number) < float("inf") or (text.endswith("%") and not 0 <= number <= 100):
+        raise InvalidInput(
+            f"threshold {name!r} is {value!r}: expected a value in the unit of the variable, as "
+            f"120, or a percentile of the observations, as '90%'"
+        )
+    return (
+        f"quantile_cont(value, {number / 100!r})" if text.endswith("%") else f"{number!r}::DOUBLE"
+    )
+
+
+def selected(
+    columns: Iterable[str],
+    keys: Sequence[str],
+    *,
+    where: str | None = None,
+    has_thresholds: bool = False,
+    attributes: Iterable[str] = (),
+    transform: Transform | None = None,
+) -> str:
+    """The SELECT of the pairs, with these columns, of those that keep to `where`."""
+    fields = FIELDS | (OF_THRESHOLDS if has_thresholds else {})
+    asked = {*columns, *(name for name in fields if where and name in where)}
+    made = [f"{f.sql} AS {n}" for n, f in fields.items() if n in asked and f.sql != n]
+    source, more = f"({PAIRED}) j", []
+    if has_thresholds:
+        source += (
+            " JOIN limits l ON l.primary_location_id = j.primary_location_id"
+            " AND l.variable_name = j.variable_name"
+        )
+        more += ["l.threshold", "l.threshold_value"]
+    if EVENT in asked and has_thresholds:
+        source += (
+            f" LEFT JOIN ({_EVENTS}) e ON e.location_id = j.primary_location_id"
+            " AND e.variable_name = j.variable_name AND e.unit_name = j.unit_name"
+            " AND e.threshold = l.threshold AND e.value_time = j.value_time"
+        )
+        more += [f"e.{EVENT}"]
+    for i, name in enumerate(attributes):
+        source += (
+            f" LEFT JOIN attributes a{i} ON a{i}.location_id = j.primary_location_id"
+            f" AND a{i}.attribute_name = '{name}'"
+        )
+        more += [f'a{i}.value AS "{name}"']
+    query = f"SELECT {', '.join(['j.*', *more])} FROM {source}"  # noqa: S608
+    query = f"SELECT {', '.join(['*', *made])} FROM ({query})"  # noqa: S608
+    if where:
+        query = f"FROM ({query}) WHERE ({where})"
+    if transform:
+        new = ", ".join(
+            f"{transform.sql(name, keys)} AS {name}"
+            for name in ("primary_value", "secondary_value")
+        )
+        query = (
+            f"FROM (SELECT * REPLACE ({new}) FROM ({query}))"  # noqa: S608
+            " WHERE isfinite(primary_value) AND isfinite(secondary_value)"
+        )
+    return f"SELECT {', '.join(dict.fromkeys(columns))} FROM ({query})"  # noqa: S608
+
+
+def _columns(table: pa.Table, names: Iterable[str], what: str) -> pa.Table:
+    missing = [name for name in names if name not in table.column_names]
+    if missing:
+        raise InvalidInput(
+            f"{what} lacks {', '.join(missing)}; it has {', '.join(table.column_names)}"
+        )
+    return table.select(list(names))
+
+
+def _check_configuration(primary: pa.Table) -> None:
+    """Two configurations of observations would pair every forecast value twice."""
+    if "configuration_name" not in primary.column_names:
+        return
+    found = sorted(str(name) for name in pc.unique(primary["configuration_name"]).to_pylist())
+    if len(found) > 1:
+        raise InvalidInput(
+            f"primary holds {len(found)} configurations ({', '.join(found)}): filter it to one"
+        )
+
+
+def _check_units(primary: pa.Table, secondary: pa.Table) -> None:
+    """A variable that has other units on either side would pair nothing, silently."""
+    ours, theirs = _units(primary), _units(secondary)
+    for variable in sorted(ours.keys() & theirs.keys()):
+        if not ours[variable] & theirs[variable]:
+            raise InvalidInput(
+                f"{variable} is in {', '.join(ours[variable])} in primary but in "
+                f"{', '.join(theirs[variable])} in secondary: convert one of them"
+            )
+
+
+def _units(table: pa.Table) -> dict[str, set[str]]:
+    pairs = table.select(["variable_name", "unit_name"]).group_by(["variable_name", "unit_name"])
+    units: dict[str, set[str]] = {}
+    for row in pairs.aggregate([]).to_pylist():
+        units.setdefault(row["variable_name"], set()).add(row["unit_name"])
+    return units
