@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from thalweg.errors import InvalidInput, NotFound, nearest
-from thalweg.metrics import pairs
+from thalweg.metrics import inputs, pairs, scale
 from thalweg.metrics.fields import COLUMNS, FIELDS, OF_THRESHOLDS
+from thalweg.metrics.inputs import Frame, Part, tabled
 from thalweg.metrics.pairs import Thresholds, Transform
 from thalweg.metrics.table import DEFAULT, METRICS, RELATIONS, STATISTICS
+from thalweg.settings import Settings
 
 __all__ = ["evaluate", "joined", "to_long"]
 
@@ -58,9 +61,9 @@ def joined(primary: pa.Table, secondary: pa.Table, crosswalk: pa.Table) -> pa.Ta
 
 
 def evaluate(
-    primary: pa.Table,
-    secondary: pa.Table,
-    crosswalk: pa.Table,
+    primary: Frame = "primary_timeseries",
+    secondary: Frame = "secondary_timeseries",
+    crosswalk: Frame = "location_crosswalks",
     metrics: Sequence[str] = DEFAULT,
     by: Sequence[str] = ("primary_location_id", "configuration_name"),
     lead_time_bin: int | None = None,
@@ -68,16 +71,19 @@ def evaluate(
     where: str | None = None,
     parameters: Sequence[Any] | Mapping[str, Any] = (),
     thresholds: Thresholds | None = None,
-    attributes: pa.Table | None = None,
+    attributes: Frame | None = None,
     transform: Transform | str | None = None,
     minimum: int = 1,
+    cluster: Any = None,
+    settings: Settings | None = None,
 ) -> pa.Table:
     """Metrics of the secondary against the primary series, a row a group.
 
     Parameters
     ----------
     primary, secondary, crosswalk
-        As `joined` takes them.
+        With the columns that `joined` takes: names of tables of the warehouse, Arrow tables, pandas
+        or Polars frames, xarray datasets.
     metrics
         Names of `METRICS`.
     by
@@ -102,6 +108,10 @@ def evaluate(
         `log`, `sqrt`, `inverse`, or a `Transform`: what is done to both values of each pair.
     minimum
         A group of fewer pairs has its count and no metric.
+    cluster
+        Where to compute: a Dask cluster or client, or `thalweg.compute.ray()`; by default here, on
+        all cores. The work is cut by primary location where `by` has it, so the result is the same
+        everywhere, to the last digit.
 
     Returns
     -------
@@ -135,57 +145,107 @@ def evaluate(
     >>> evaluate(primary, secondary, crosswalk, ["rmse", "kge"]).select(["rmse", "kge"]).to_pylist()
     [{'rmse': 1.0, 'kge': 0.5}]
     """
-    named = sorted(set(attributes["attribute_name"].to_pylist())) if attributes else []
-    fields = FIELDS | (OF_THRESHOLDS if thresholds is not None else {})
-    _known(metrics, METRICS, "metric")
-    _known(by, [*COLUMNS, *fields, *named], "column to group by")
-    if lead_time_bin is not None and lead_time_bin < 1:
-        raise InvalidInput(f"lead_time_bin is a width of at least 1 hour, got {lead_time_bin}")
-    names = list(dict.fromkeys(metrics))
-    needed = {s: STATISTICS[s] for name in names for s in needs(name)}
-    spoken = " ".join(s.sql + RELATIONS.get(s.over, "") for s in needed.values())
-    of_threshold = _says("threshold_value", spoken)
-    if of_threshold and (thresholds is None or transform):
-        missing = (
-            "thresholds, as thresholds={'high': '90%'}" if thresholds is None else "no transform"
-        )
-        raise InvalidInput(f"{', '.join(names)}: metrics of events need {missing}")
-    keys = [*dict.fromkeys(by), *(["threshold"] if thresholds is not None else []), *ALWAYS]
-    columns = [*keys, "primary_value", "secondary_value", *(c for c in SPOKEN if _says(c, spoken))]
-    bins = []
-    if lead_time_bin is not None:
-        bins = [f"floor(lead_time / {lead_time_bin})::BIGINT * {lead_time_bin} AS lead_time_bin"]
-        columns.append("lead_time")
-    chosen = pairs.selected(
-        columns, keys, where=where, has_thresholds=thresholds is not None,
-        attributes=[name for name in named if name in by],
+    attributes = None if attributes is None else tabled(attributes)
+    question = _Question(
+        names=tuple(dict.fromkeys(metrics)), by=tuple(dict.fromkeys(by)),
+        lead_time_bin=lead_time_bin, where=where, parameters=parameters, thresholds=thresholds,
+        attributes=attributes, minimum=minimum,
         transform=Transform(transform) if isinstance(transform, str) else transform,
     )  # fmt: skip
-    groups = [_groups(keys, [], names, minimum)]
-    if bins:
-        groups.append(
-            _groups([*keys, "lead_time_bin"], ["lead_time_bin IS NOT NULL"], names, minimum)
-        )
-    order = [*keys[: -len(ALWAYS)], "lead_time_bin", *ALWAYS]
-    query = f"""
-        WITH all_pairs AS ({f"SELECT *, {bins[0]} FROM ({chosen})" if bins else chosen})
-        SELECT {", ".join([*order, "count", *names])} FROM (
-            SELECT NULL::BIGINT AS lead_time_bin WHERE false
-            UNION ALL BY NAME {" UNION ALL BY NAME ".join(f"({g})" for g in groups)}
-        ) ORDER BY {", ".join(f"{key} NULLS FIRST" for key in order)}
-    """  # noqa: S608 - names out of our own tables, checked above; values are bound
-    with pairs.connect(primary, secondary, crosswalk) as connection:
-        try:
-            if attributes:
-                connection.register("attributes", attributes)
-            if thresholds is not None:
-                pairs.limits(connection, thresholds)
-            return connection.sql(query, params=parameters or None).to_arrow_table()
-        except (duckdb.BinderException, duckdb.ParserException, duckdb.ConversionException,
-                duckdb.InvalidInputException) as error:  # fmt: skip
-            if not where:
-                raise
-            raise InvalidInput(f"cannot choose pairs where {where!r}: {error}") from None
+    question.check()
+    pieces = scale.pieces(cluster) if "primary_location_id" in by else None
+    work = inputs.parts(primary, secondary, crosswalk, pieces=pieces, settings=settings)
+    found = pa.concat_tables(scale.run(question.answer, work, cluster))
+    return found.sort_by([(key, "ascending", "at_start") for key in question.order])
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What `evaluate` was asked, to be answered from any part of the series."""
+
+    names: tuple[str, ...]
+    by: tuple[str, ...]
+    lead_time_bin: int | None
+    where: str | None
+    parameters: Sequence[Any] | Mapping[str, Any]
+    thresholds: Thresholds | None
+    attributes: pa.Table | None
+    minimum: int
+    transform: Transform | None
+
+    def check(self) -> None:
+        """Raise what is wrong with the question itself."""
+        fields = FIELDS | (OF_THRESHOLDS if self.thresholds is not None else {})
+        _known(self.names, METRICS, "metric")
+        _known(self.by, [*COLUMNS, *fields, *self.attribute_names], "column to group by")
+        if self.lead_time_bin is not None and self.lead_time_bin < 1:
+            raise InvalidInput(
+                f"lead_time_bin is a width of at least 1 hour, got {self.lead_time_bin}"
+            )
+        if _says("threshold_value", self.spoken) and (self.thresholds is None or self.transform):
+            missing = "no transform" if self.transform else "thresholds={'high': '90%'}"
+            raise InvalidInput(f"{', '.join(self.names)}: metrics of events need {missing}")
+
+    @property
+    def attribute_names(self) -> list[str]:
+        return sorted(set(self.attributes["attribute_name"].to_pylist())) if self.attributes else []
+
+    @property
+    def keys(self) -> list[str]:
+        return [*self.by, *(["threshold"] if self.thresholds is not None else []), *ALWAYS]
+
+    @property
+    def order(self) -> list[str]:
+        """The keys, as the result has them."""
+        return [*self.keys[: -len(ALWAYS)], "lead_time_bin", *ALWAYS]
+
+    @property
+    def spoken(self) -> str:
+        """All SQL of the statistics that the metrics need."""
+        needed = [STATISTICS[s] for name in self.names for s in needs(name)]
+        return " ".join(s.sql + RELATIONS.get(s.over, "") for s in needed)
+
+    def answer(self, part: Part) -> pa.Table:
+        """The metrics of the groups in a part of the series."""
+        with pairs.connect(*part.read()) as connection:
+            try:
+                if self.attributes:
+                    connection.register("attributes", self.attributes)
+                if self.thresholds is not None:
+                    pairs.limits(connection, self.thresholds)
+                return connection.sql(self.sql, params=self.parameters or None).to_arrow_table()
+            except (duckdb.BinderException, duckdb.ParserException, duckdb.ConversionException,
+                    duckdb.InvalidInputException) as error:  # fmt: skip
+                if not self.where:
+                    raise
+                raise InvalidInput(f"cannot choose pairs where {self.where!r}: {error}") from None
+
+    @property
+    def sql(self) -> str:
+        """The whole query."""
+        keys, spoken = self.keys, self.spoken
+        columns = ["primary_value", "secondary_value", *(c for c in SPOKEN if _says(c, spoken))]
+        binned = []
+        if self.lead_time_bin is not None:
+            columns.append("lead_time")
+            width = int(self.lead_time_bin)
+            binned = [f"floor(lead_time / {width})::BIGINT * {width} AS lead_time_bin"]
+        chosen = pairs.selected(
+            [*keys, *columns], keys, where=self.where, has_thresholds=self.thresholds is not None,
+            attributes=[name for name in self.attribute_names if name in self.by],
+            transform=self.transform,
+        )  # fmt: skip
+        groups = [_groups(keys, [], self.names, self.minimum)]
+        if binned:
+            only = ["lead_time_bin IS NOT NULL"]
+            groups.append(_groups([*keys, "lead_time_bin"], only, self.names, self.minimum))
+        return f"""
+            WITH all_pairs AS (SELECT {", ".join(["*", *binned])} FROM ({chosen}))
+            SELECT {", ".join([*self.order, "count", *self.names])} FROM (
+                SELECT NULL::BIGINT AS lead_time_bin WHERE false
+                UNION ALL BY NAME {" UNION ALL BY NAME ".join(f"({g})" for g in groups)}
+            )
+        """  # noqa: S608 - names out of our own tables, checked before; values are bound
 
 
 def needs(name: str) -> list[str]:

@@ -101,11 +101,24 @@ class Transform:
             )
         self.name, self.epsilon, self.exponent = name, epsilon, exponent
 
-    def sql(self, value: str, keys: Sequence[str]) -> str:
-        added = f"{float(self.epsilon)!r}" if self.epsilon is not None else "0"
+    def sql(self, query: str, keys: Sequence[str]) -> str:
+        """The pairs of a query with both values changed, those of which the new ones are finite."""
+        epsilon, source = f"{float(self.epsilon or 0)!r}", f"({query})"
         if self.epsilon is None and self.name in ("log", "inverse"):
-            added = f"avg(primary_value) OVER (PARTITION BY {', '.join(keys)}) / 100"
-        return TRANSFORMS[self.name].format(x=f"({value} + {added})", exponent=self.exponent)
+            # A join and no window, which would change the order in which is added up later.
+            same = " AND ".join(f"q.{key} IS NOT DISTINCT FROM m.{key}" for key in keys)
+            means = f"SELECT {', '.join(keys)}, avg(primary_value) / 100 AS epsilon FROM ({query})"  # noqa: S608
+            source = (
+                f"(SELECT q.*, epsilon FROM ({query}) q JOIN ({means} GROUP BY ALL) m ON {same})"  # noqa: S608
+            )
+            epsilon = "epsilon"
+        new = ", ".join(
+            TRANSFORMS[self.name].format(x=f"({name} + {epsilon})", exponent=self.exponent)
+            + f" AS {name}"
+            for name in ("primary_value", "secondary_value")
+        )
+        finite = "isfinite(primary_value) AND isfinite(secondary_value)"
+        return f"SELECT * FROM (SELECT * REPLACE ({new}) FROM {source}) WHERE {finite}"  # noqa: S608
 
 
 def connect(
@@ -211,14 +224,7 @@ def selected(
     if where:
         query = f"FROM ({query}) WHERE ({where})"
     if transform:
-        new = ", ".join(
-            f"{transform.sql(name, keys)} AS {name}"
-            for name in ("primary_value", "secondary_value")
-        )
-        query = (
-            f"FROM (SELECT * REPLACE ({new}) FROM ({query}))"  # noqa: S608
-            " WHERE isfinite(primary_value) AND isfinite(secondary_value)"
-        )
+        query = transform.sql(query, keys)
     return f"SELECT {', '.join(dict.fromkeys(columns))} FROM ({query})"  # noqa: S608
 
 

@@ -1,0 +1,153 @@
+"""What the metrics are computed from: tables of the warehouse by name, or frames at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyiceberg.expressions import AlwaysTrue, In
+
+from thalweg import warehouse
+from thalweg.errors import InvalidInput
+from thalweg.metrics.pairs import CROSSWALK, PRIMARY, SECONDARY
+from thalweg.settings import Settings
+from thalweg.warehouse.access import definition
+from thalweg.warehouse.access import table as iceberg_table
+
+__all__ = ["Frame", "Part", "parts", "tabled"]
+
+#: A name of a warehouse table, or an Arrow table, pandas or Polars frame, xarray dataset.
+Frame = Any
+#: About as many rows of both series are paired at once.
+ROWS = 2_000_000
+
+
+@dataclass(frozen=True)
+class Named:
+    """Some locations of a table of the warehouse in one state of it: read where it is needed."""
+
+    name: str
+    columns: tuple[str, ...]
+    snapshot_id: int | None
+    locations: tuple[str, ...] | None
+    settings: Settings | None
+
+    def read(self) -> pa.Table:
+        """Its rows; the same wherever and whenever they are read."""
+        chosen = AlwaysTrue() if self.locations is None else In("location_id", self.locations)  # type: ignore[call-arg, arg-type]
+        return warehouse.read(self.name, self.columns, chosen, self.snapshot_id, self.settings)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Both series of some primary locations, and the crosswalk between them."""
+
+    primary: pa.Table | Named
+    secondary: pa.Table | Named
+    crosswalk: pa.Table
+
+    def read(self) -> tuple[pa.Table, pa.Table, pa.Table]:
+        """Primary, secondary, crosswalk."""
+        primary, secondary = (
+            each.read() if isinstance(each, Named) else each
+            for each in (self.primary, self.secondary)
+        )
+        return primary, secondary, self.crosswalk
+
+
+def parts(
+    primary: Frame,
+    secondary: Frame,
+    crosswalk: Frame,
+    *,
+    pieces: int | None,
+    settings: Settings | None = None,
+) -> Iterator[Part]:
+    """The work, cut by primary location into pieces that need nothing of each other.
+
+    Parameters
+    ----------
+    pieces
+        At least as many, if there are as many locations; None: all in one.
+    """
+    links = _whole(crosswalk, CROSSWALK, settings)
+    observed = _source(primary, (*PRIMARY, "configuration_name"), settings)
+    forecast = _source(secondary, (*SECONDARY, "member"), settings)
+    ids = sorted(set(links["primary_location_id"].to_pylist()))
+    rows = _rows(observed) + _rows(forecast)
+    count = 1 if pieces is None else max(1, min(len(ids), max(pieces, -(-rows // ROWS))))
+    if count == 1:
+        yield Part(observed, forecast, links)
+        return
+    for i in range(count):
+        chosen = ids[len(ids) * i // count : len(ids) * (i + 1) // count]
+        mine = links.filter(pc.field("primary_location_id").isin(chosen))
+        theirs = sorted(set(mine["secondary_location_id"].to_pylist()))
+        yield Part(_of(observed, chosen), _of(forecast, theirs), mine)
+
+
+def tabled(frame: Frame) -> pa.Table:
+    """An Arrow table of a frame of any kind.
+
+    Raises
+    ------
+    InvalidInput
+        It is no table; a time has no time zone.
+    """
+    if hasattr(frame, "to_dataframe"):  # xarray
+        frame = frame.to_dataframe().reset_index()
+    if hasattr(frame, "collect") and not isinstance(frame, pa.Table):  # Polars, lazy
+        frame = frame.collect()
+    if hasattr(frame, "to_arrow"):  # Polars
+        frame = frame.to_arrow()
+    elif not isinstance(frame, pa.Table) and hasattr(frame, "columns"):  # pandas
+        frame = pa.Table.from_pandas(frame, preserve_index=False)
+    if not isinstance(frame, pa.Table):
+        raise InvalidInput(
+            f"expected the name of a warehouse table, an Arrow table, a pandas or Polars frame or "
+            f"an xarray dataset, got {type(frame).__name__}"
+        )
+    for field in frame.schema:
+        if pa.types.is_timestamp(field.type) and field.type.tz is None:
+            raise InvalidInput(
+                f"{field.name} holds times without a time zone: say which it is, as in "
+                f"frame[{field.name!r}].dt.tz_localize('UTC')"
+            )
+    return frame
+
+
+def _source(frame: Frame, columns: Sequence[str], settings: Settings | None) -> pa.Table | Named:
+    if not isinstance(frame, str):
+        return tabled(frame)
+    found = iceberg_table(frame, settings)
+    snapshot = found.current_snapshot()
+    known = [c for c in columns if c in definition(frame).columns]
+    snapshot_id = snapshot.snapshot_id if snapshot else None
+    return Named(frame, tuple(known), snapshot_id, None, settings)
+
+
+def _whole(frame: Frame, columns: Sequence[str], settings: Settings | None) -> pa.Table:
+    source = _source(frame, columns, settings)
+    return source.read() if isinstance(source, Named) else source
+
+
+def _rows(source: pa.Table | Named) -> int:
+    if isinstance(source, pa.Table):
+        return len(source)
+    found = iceberg_table(source.name, source.settings)
+    snapshot = found.snapshot_by_id(source.snapshot_id) if source.snapshot_id else None
+    summary = snapshot.summary if snapshot else None
+    return int(str(summary["total-records"] or 0)) if summary else 0
+
+
+def _of(source: pa.Table | Named, locations: Sequence[str]) -> pa.Table | Named:
+    if isinstance(source, Named):
+        return Named(
+            source.name, source.columns, source.snapshot_id, tuple(locations), source.settings
+        )
+    if "location_id" not in source.column_names:
+        return source  # said where it is paired
+    return source.filter(pc.field("location_id").isin(locations))
