@@ -153,8 +153,8 @@ def evaluate(
         transform=Transform(transform) if isinstance(transform, str) else transform,
     )  # fmt: skip
     question.check()
-    pieces = scale.pieces(cluster) if "primary_location_id" in by else None
-    work = inputs.parts(primary, secondary, crosswalk, pieces=pieces, settings=settings)
+    whole = "primary_location_id" not in by
+    work = inputs.parts(primary, secondary, crosswalk, whole=whole, settings=settings)
     found = pa.concat_tables(scale.run(question.answer, work, cluster))
     return found.sort_by([(key, "ascending", "at_start") for key in question.order])
 

@@ -21,7 +21,8 @@ __all__ = ["Frame", "Part", "parts", "tabled"]
 
 #: A name of a warehouse table, or an Arrow table, pandas or Polars frame, xarray dataset.
 Frame = Any
-#: About as many rows of both series are paired at once.
+#: About as many rows of both series are paired at once. What a piece holds depends on the data alone:
+#: the last digit of a sum depends on what stands beside it, and is to be the same everywhere.
 ROWS = 2_000_000
 
 
@@ -63,22 +64,16 @@ def parts(
     secondary: Frame,
     crosswalk: Frame,
     *,
-    pieces: int | None,
+    whole: bool,
     settings: Settings | None = None,
 ) -> Iterator[Part]:
-    """The work, cut by primary location into pieces that need nothing of each other.
-
-    Parameters
-    ----------
-    pieces
-        At least as many, if there are as many locations; None: all in one.
-    """
+    """The work: all in one, or cut by primary location into pieces that need no other."""
     links = _whole(crosswalk, CROSSWALK, settings)
     observed = _source(primary, (*PRIMARY, "configuration_name"), settings)
     forecast = _source(secondary, (*SECONDARY, "member"), settings)
     ids = sorted(set(links["primary_location_id"].to_pylist()))
     rows = _rows(observed) + _rows(forecast)
-    count = 1 if pieces is None else max(1, min(len(ids), max(pieces, -(-rows // ROWS))))
+    count = 1 if whole else max(1, min(len(ids), round(rows / ROWS)))
     if count == 1:
         yield Part(observed, forecast, links)
         return

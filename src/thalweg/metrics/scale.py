@@ -9,23 +9,12 @@ from typing import Any, TypeVar
 
 from thalweg.errors import InvalidInput
 
-__all__ = ["pieces", "run"]
+__all__ = ["run"]
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 #: How often a piece is tried again that a worker took with it.
 RETRIES = 3
-#: Pieces a worker, so that none waits long for the last one.
-EACH = 4
-
-
-def pieces(cluster: Any) -> int:
-    """How many pieces are worth making for a cluster; None is this machine."""
-    if cluster is None:
-        return os.cpu_count() or 1
-    if hasattr(cluster, "remote"):
-        return EACH * int(cluster.cluster_resources().get("CPU", 1))
-    return EACH * max(1, int(sum(_client(cluster).nthreads().values())))
 
 
 def run(work: Callable[[Work], Result], parts: Iterable[Work], cluster: Any = None) -> list[Result]:
