@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from thalweg.errors import InvalidInput, NotFound, nearest
 from thalweg.metrics import inputs, pairs, scale
+from thalweg.metrics.entry import Statistic
 from thalweg.metrics.fields import COLUMNS, FIELDS, OF_THRESHOLDS
 from thalweg.metrics.inputs import Frame, Part, tabled
 from thalweg.metrics.pairs import Thresholds, Transform
@@ -146,22 +147,38 @@ def evaluate(
     [{'rmse': 1.0, 'kge': 0.5}]
     """
     attributes = None if attributes is None else tabled(attributes)
-    question = _Question(
+    question = Question(
         names=tuple(dict.fromkeys(metrics)), by=tuple(dict.fromkeys(by)),
         lead_time_bin=lead_time_bin, where=where, parameters=parameters, thresholds=thresholds,
         attributes=attributes, minimum=minimum,
         transform=Transform(transform) if isinstance(transform, str) else transform,
     )  # fmt: skip
+    return ask(question, primary, secondary, crosswalk, cluster=cluster, settings=settings)
+
+
+def ask(
+    question: Question,
+    primary: Frame,
+    secondary: Frame,
+    crosswalk: Frame,
+    *,
+    cluster: Any = None,
+    settings: Settings | None = None,
+) -> pa.Table:
+    """The answer to a question, from all parts of the series, in order of its keys."""
     question.check()
-    whole = "primary_location_id" not in by
+    whole = "primary_location_id" not in question.by
     work = inputs.parts(primary, secondary, crosswalk, whole=whole, settings=settings)
     found = pa.concat_tables(scale.run(question.answer, work, cluster))
     return found.sort_by([(key, "ascending", "at_start") for key in question.order])
 
 
 @dataclass(frozen=True)
-class _Question:
-    """What `evaluate` was asked, to be answered from any part of the series."""
+class Question:
+    """What `evaluate` was asked, to be answered from any part of the series.
+
+    A curve is asked for in the same way: it has other columns and another SELECT of a group.
+    """
 
     names: tuple[str, ...]
     by: tuple[str, ...]
@@ -184,7 +201,12 @@ class _Question:
             )
         if _says("threshold_value", self.spoken) and (self.thresholds is None or self.transform):
             missing = "no transform" if self.transform else "thresholds={'high': '90%'}"
-            raise InvalidInput(f"{', '.join(self.names)}: metrics of events need {missing}")
+            raise InvalidInput(f"{', '.join(self.shown)}: metrics of events need {missing}")
+        if "member" in self.by and _says("ensembles", " ".join(relations(self.spoken))):
+            raise InvalidInput(
+                f"{', '.join(self.shown)}: metrics of ensembles need all members of a forecast "
+                f"together, but by has member"
+            )
 
     @property
     def attribute_names(self) -> list[str]:
@@ -201,9 +223,18 @@ class _Question:
 
     @property
     def spoken(self) -> str:
-        """All SQL of the statistics that the metrics need."""
-        needed = [STATISTICS[s] for name in self.names for s in needs(name)]
-        return " ".join(s.sql + RELATIONS.get(s.over, "") for s in needed)
+        """All SQL of the statistics that the metrics need, and of the relations of these."""
+        needed = " ".join(_made_of(STATISTICS[s]) for name in self.names for s in needs(name))
+        return " ".join([needed, *relations(needed).values()])
+
+    @property
+    def shown(self) -> list[str]:
+        """What the result has beside its keys."""
+        return ["count", *self.names]
+
+    def group(self, keys: Sequence[str], where: Sequence[str]) -> str:
+        """The SELECT of groups: their keys and what is shown of each."""
+        return _groups(keys, where, self.names, self.minimum)
 
     def answer(self, part: Part) -> pa.Table:
         """The metrics of the groups in a part of the series."""
@@ -235,13 +266,12 @@ class _Question:
             attributes=[name for name in self.attribute_names if name in self.by],
             transform=self.transform,
         )  # fmt: skip
-        groups = [_groups(keys, [], self.names, self.minimum)]
+        groups = [self.group(keys, [])]
         if binned:
-            only = ["lead_time_bin IS NOT NULL"]
-            groups.append(_groups([*keys, "lead_time_bin"], only, self.names, self.minimum))
+            groups.append(self.group([*keys, "lead_time_bin"], ["lead_time_bin IS NOT NULL"]))
         return f"""
             WITH all_pairs AS (SELECT {", ".join(["*", *binned])} FROM ({chosen}))
-            SELECT {", ".join([*self.order, "count", *self.names])} FROM (
+            SELECT {", ".join([*self.order, *self.shown])} FROM (
                 SELECT NULL::BIGINT AS lead_time_bin WHERE false
                 UNION ALL BY NAME {" UNION ALL BY NAME ".join(f"({g})" for g in groups)}
             )
@@ -253,17 +283,33 @@ def needs(name: str) -> list[str]:
     return [s for s in STATISTICS if _says(s, METRICS[name].sql)]
 
 
+def relations(sql: str) -> dict[str, str]:
+    """The relations of which this SQL is made, and those of which they are made, in order."""
+    found: dict[str, str] = {}
+    for name, each in reversed(RELATIONS.items()):
+        if _says(name, sql):
+            found[name] = each
+            sql += f" {each}"
+    return dict(reversed(found.items()))
+
+
+def common(keys: Sequence[str], where: Sequence[str], needed: Mapping[str, str]) -> list[str]:
+    """What a SELECT of groups begins WITH: the pairs, and the relations that it needs."""
+    shown = f"FROM all_pairs{' WHERE ' if where else ''}{' AND '.join(where)}"
+    made = [f"{name} AS ({sql.format(keys=', '.join(keys))})" for name, sql in needed.items()]
+    return [f"pairs AS ({shown})", *made]
+
+
 def _groups(keys: Sequence[str], where: Sequence[str], names: Sequence[str], minimum: int) -> str:
     """The SELECT of groups: their keys, the number of pairs, and the metrics."""
     wanted: dict[str, dict[str, str]] = {"pairs": {}}
+    needed = ""
     for statistic in dict.fromkeys(s for name in names for s in needs(name)):
         each = STATISTICS[statistic]
         wanted.setdefault(each.over, {})[statistic] = each.sql
+        needed += f" {_made_of(each)}"
     listed = ", ".join(keys)
-    shown = f"FROM all_pairs{' WHERE ' if where else ''}{' AND '.join(where)}"
-    parts = [f"pairs AS ({shown})"]
-    # DuckDB sees to it that a relation is not made that no other one reads.
-    parts += [f"{name} AS ({sql.format(keys=listed)})" for name, sql in RELATIONS.items()]
+    parts = common(keys, where, relations(needed))
     source = "of_pairs"
     for over, statistics in wanted.items():
         counts = ["count(*) AS count"] if over == "pairs" else []
@@ -314,6 +360,10 @@ def _known(names: Sequence[str], known: Iterable[str], what: str) -> None:
     for name in names:
         if name not in known:
             raise NotFound(f"unknown {what} {name!r}{nearest(name, known)}")
+
+
+def _made_of(statistic: Statistic) -> str:
+    return f"{statistic.sql} {statistic.over}"
 
 
 def _says(word: str, text: str) -> bool:
