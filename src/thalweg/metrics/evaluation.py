@@ -202,7 +202,7 @@ class Question:
         if _says("threshold_value", self.spoken) and (self.thresholds is None or self.transform):
             missing = "no transform" if self.transform else "thresholds={'high': '90%'}"
             raise InvalidInput(f"{', '.join(self.shown)}: metrics of events need {missing}")
-        if "member" in self.by and _says("ensembles", " ".join(relations(self.spoken))):
+        if "member" in self.by and relations(self.spoken).keys() & {"ensembles", "exceedances"}:
             raise InvalidInput(
                 f"{', '.join(self.shown)}: metrics of ensembles need all members of a forecast "
                 f"together, but by has member"
