@@ -2,12 +2,20 @@
 
 `METRICS` is the table of all metrics; `evaluate` computes them by location, configuration and
 lead time; `joined` gives the pairs themselves; `to_long` the rows of the warehouse's `metrics`.
+`roc`, `reliability`, `rank_histogram` and `flow_duration` give curves; `skill` compares with a
+reference, as `persistence` and `climatology` make them.
 """
 
+from thalweg.metrics.curves import flow_duration, rank_histogram, reliability, roc
 from thalweg.metrics.entry import Metric
 from thalweg.metrics.evaluation import evaluate, joined, to_long
 from thalweg.metrics.fields import FIELDS
 from thalweg.metrics.pairs import Transform
+from thalweg.metrics.reference import climatology, persistence, skill
 from thalweg.metrics.table import DEFAULT, METRICS
 
-__all__ = ["DEFAULT", "FIELDS", "METRICS", "Metric", "Transform", "evaluate", "joined", "to_long"]
+__all__ = [
+    "DEFAULT", "FIELDS", "METRICS", "Metric", "Transform", "climatology", "evaluate",
+    "flow_duration", "joined", "persistence", "rank_histogram", "reliability", "roc", "skill",
+    "to_long",
+]  # fmt: skip

@@ -20,19 +20,19 @@ _FORECAST = (
 RELATIONS = {
     "ensembles": f"""
         SELECT {{keys}}, first(primary_value) AS observed, count(*) AS members,
-            list(secondary_value ORDER BY secondary_value) AS ordered
+            list(secondary_value ORDER BY secondary_value) AS sorted
         FROM pairs GROUP BY {{keys}}, {_FORECAST}
     """,  # noqa: S608
-    # Between two members, and outside of them: how far below (alpha) and above (beta) the observed
-    # value the forecast's probability `bin / members` stands. NULL is skipped by greatest and least.
+    # How far the distribution stands at the probability `bin / members` below (alpha) and above
+    # (beta) the observed value; first and last outside of all members. NULL counts for nothing.
     "crps_parts": """
         SELECT {keys}, members, bin,
             greatest(least(observed, upper) - lower, 0) AS alpha,
             greatest(upper - greatest(observed, lower), 0) AS beta
         FROM (
             SELECT {keys}, members, observed, unnest(generate_series(0, members)) AS bin,
-                unnest(list_prepend(NULL, ordered)) AS lower,
-                unnest(list_append(ordered, NULL)) AS upper
+                unnest(list_prepend(NULL, sorted)) AS lower,
+                unnest(list_append(sorted, NULL)) AS upper
             FROM ensembles
         )
     """,
@@ -70,7 +70,7 @@ RELATIONS = {
 
 def _crps(weight: float, divisor: str) -> str:
     """The score of a forecast as a sum of terms that are all positive: nothing cancels out."""
-    return f"""2 * list_sum(list_transform(ordered, lambda x, i: abs(x - observed)
+    return f"""2 * list_sum(list_transform(sorted, lambda x, i: abs(x - observed)
         * (CASE WHEN x > observed THEN members - i ELSE i - 1 END + {weight}))) / {divisor}"""
 
 
@@ -80,11 +80,11 @@ def _each_has_two(sql: str) -> str:
 
 
 def _pinball(level: float) -> str:
-    error = f"(observed - list_aggregate(ordered, 'quantile_cont', {level}))"
+    error = f"(observed - list_aggregate(sorted, 'quantile_cont', {level}))"
     return f"avg(greatest({level} * {error}, ({level} - 1) * {error}))"
 
 
-_MEAN_ERROR = "list_avg(list_transform(ordered, lambda x: x - observed))"
+_MEAN_ERROR = "list_avg(list_transform(sorted, lambda x: x - observed))"
 _MEMBERS_ALIKE = "CASE WHEN min(members) = max(members) THEN sum({}) END"
 _OUTER = "CASE WHEN bin IN (0, members) THEN (alpha + beta) * "
 STATISTICS = {
@@ -108,9 +108,9 @@ STATISTICS = {
     "crps_climate": Statistic(
         "coalesce(sum(place * (size - place) * gap), 0) / max(size) ** 2", "observations"
     ),
-    "variance_of_members": Statistic(_each_has_two("avg(list_var_samp(ordered))"), "ensembles"),
+    "variance_of_members": Statistic(_each_has_two("avg(list_var_samp(sorted))"), "ensembles"),
     "variance_expected": Statistic(
-        _each_has_two("avg(list_var_samp(ordered) * (members + 1) / members)"), "ensembles"
+        _each_has_two("avg(list_var_samp(sorted) * (members + 1) / members)"), "ensembles"
     ),
     "square_of_mean": Statistic(f"avg({_MEAN_ERROR} ** 2)", "ensembles"),
     "brier": Statistic("avg((probability - event) ** 2)", "exceedances"),
