@@ -105,12 +105,17 @@ def tabled(frame: Frame) -> pa.Table:
             f"expected the name of a warehouse table, an Arrow table, a pandas or Polars frame or "
             f"an xarray dataset, got {type(frame).__name__}"
         )
-    for field in frame.schema:
-        if pa.types.is_timestamp(field.type) and field.type.tz is None:
+    for i, field in enumerate(frame.schema):
+        if not pa.types.is_timestamp(field.type):
+            continue
+        if field.type.tz is None:
             raise InvalidInput(
                 f"{field.name} holds times without a time zone: say which it is, as in "
                 f"frame[{field.name!r}].dt.tz_localize('UTC')"
             )
+        if field.type.unit == "ns":  # as pandas has them, and DuckDB has no arithmetic for
+            times = frame[field.name].cast(pa.timestamp("us", field.type.tz), safe=False)
+            frame = frame.set_column(i, field.name, times)
     return frame
 
 
