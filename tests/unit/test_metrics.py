@@ -319,10 +319,16 @@ BY_SPREAD = TOGETHER | {
             BY_MEAN | {"nse_log", "relative_median", "primary_flow_duration_curve_slope"},
         ),
         ([1, 2, 4], [-9, -9, -9], TOGETHER | {"nse_log", "secondary_flow_duration_curve_slope"}),
+        (
+            [1e200, 2e200, 4e200],
+            [1, 2, 3],
+            BY_SPREAD - {"spearman_r", "nse_log", "kge_non_parametric"}
+            | {"mean_square_error", "rmse", "primary_variance"},
+        ),
     ],
     ids=[
         "constant", "equal constants", "flat forecast", "one pair", "zeros", "mean of zero",
-        "below zero",
+        "below zero", "beyond float64",
     ],
 )  # fmt: skip
 def test_what_is_undefined_is_null(

@@ -37,8 +37,12 @@ RELATIONS = {
 
 
 def _spread(value: str) -> str:
-    """Standard deviation of what varies, else NULL: min < max says so, whatever the rounding."""
-    return f"CASE WHEN min({value}) < max({value}) THEN nullif(stddev_pop({value}), 0) END"
+    """Standard deviation of what varies, else NULL: min < max says so, whatever the rounding.
+
+    NULL also where its square leaves the float64, above or below.
+    """
+    sd = f"stddev_pop({value})"
+    return f"CASE WHEN min({value}) < max({value}) AND isfinite({sd}) THEN nullif({sd}, 0) END"
 
 
 def _first(value: str) -> str:
@@ -87,7 +91,7 @@ def _correlation(covariance: str, *deviations: str) -> str:
 _R = _correlation("covariance", "sd_primary", "sd_secondary")
 _RANK_R = _correlation("covariance_of_ranks", "sd_primary_rank", "sd_secondary_rank")
 # The deviation of a flat forecast is 0; that of flat observations is nothing to divide by.
-_ALPHA = "(coalesce(sd_secondary, 0) / sd_primary)"
+_ALPHA = "(CASE WHEN min_secondary < max_secondary THEN sd_secondary ELSE 0 END / sd_primary)"
 _BETA = "(mean_secondary / nullif(mean_primary, 0))"
 _GAMMA = f"({_ALPHA} / nullif({_BETA}, 0))"
 _BIAS = "(mean_of_errors / sd_primary)"
