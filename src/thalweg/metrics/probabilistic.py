@@ -80,11 +80,12 @@ def _each_has_two(sql: str) -> str:
 
 
 def _pinball(level: float) -> str:
-    error = f"(observed - list_aggregate(sorted, 'quantile_cont', {level}))"
-    return f"avg(greatest({level} * {error}, ({level} - 1) * {error}))"
+    # of the errors, so that equal members are between two of them exactly what they are
+    error = f"list_aggregate({_ERRORS}, 'quantile_cont', {level})"
+    return f"avg(greatest(-{level} * {error}, (1 - {level}) * {error}))"
 
 
-_MEAN_ERROR = "list_avg(list_transform(sorted, lambda x: x - observed))"
+_ERRORS = "list_transform(sorted, lambda x: x - observed)"
 _MEMBERS_ALIKE = "CASE WHEN min(members) = max(members) THEN sum({}) END"
 _OUTER = "CASE WHEN bin IN (0, members) THEN (alpha + beta) * "
 STATISTICS = {
@@ -112,7 +113,7 @@ STATISTICS = {
     "variance_expected": Statistic(
         _each_has_two("avg(list_var_samp(sorted) * (members + 1) / members)"), "ensembles"
     ),
-    "square_of_mean": Statistic(f"avg({_MEAN_ERROR} ** 2)", "ensembles"),
+    "square_of_mean": Statistic(f"avg(list_avg({_ERRORS}) ** 2)", "ensembles"),
     "brier": Statistic("avg((probability - event) ** 2)", "exceedances"),
     "brier_of_fair": Statistic(
         _each_has_two(
