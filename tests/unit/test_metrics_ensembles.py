@@ -194,6 +194,17 @@ def test_forecasts_of_the_same_time_are_apart() -> None:
     assert rows[0]["crps_fair"] == pytest.approx(1 / 3, rel=1e-15)
 
 
+def test_ensembles_are_grouped_by_event() -> None:
+    """The observations reach 3 at the second time and stay there: one event, and quiet before."""
+    both = tables([(1.0, [4.0, 1.0]), (5.0, [4.0, 1.0]), (4.0, [4.0, 4.0])])
+    rows = metrics.evaluate(
+        *both, CROSSWALK, ["brier_score", "crps_ensemble"], ["event"], thresholds=HIGH
+    ).to_pylist()
+    assert [(row["event"], row["count"], row["brier_score"]) for row in rows] == [
+        (None, 2, 0.25), (START + dt.timedelta(hours=1), 4, 0.125)
+    ]  # fmt: skip
+
+
 ANY = st.lists(
     st.tuples(st.integers(0, 40), st.lists(st.integers(0, 40), min_size=3, max_size=3)),
     min_size=1,

@@ -48,7 +48,7 @@ RELATIONS = {
     """,
     "exceedances": f"""
         SELECT {{keys}}, count(*) AS members,
-            (first(primary_value) >= first(threshold_value))::INT AS event,
+            (first(primary_value) >= first(threshold_value))::INT AS occurred,
             count(*) FILTER (secondary_value >= threshold_value) / count(*) AS probability
         FROM pairs GROUP BY {{keys}}, {_FORECAST}
     """,  # noqa: S608
@@ -61,7 +61,8 @@ RELATIONS = {
                 ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
             ), 0) AS quiet_below
         FROM (
-            SELECT {keys}, probability, count(*)::DOUBLE AS forecasts, sum(event)::DOUBLE AS events
+            SELECT {keys}, probability, count(*)::DOUBLE AS forecasts,
+                sum(occurred)::DOUBLE AS events
             FROM exceedances GROUP BY {keys}, probability
         )
     """,
@@ -114,10 +115,10 @@ STATISTICS = {
         _each_has_two("avg(list_var_samp(sorted) * (members + 1) / members)"), "ensembles"
     ),
     "square_of_mean": Statistic(f"avg(list_avg({_ERRORS}) ** 2)", "ensembles"),
-    "brier": Statistic("avg((probability - event) ** 2)", "exceedances"),
+    "brier": Statistic("avg((probability - occurred) ** 2)", "exceedances"),
     "brier_of_fair": Statistic(
         _each_has_two(
-            "avg((probability - event) ** 2"
+            "avg((probability - occurred) ** 2"
             " - probability * (1 - probability) / nullif(members - 1, 0))"
         ),
         "exceedances",
