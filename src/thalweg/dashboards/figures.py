@@ -22,7 +22,7 @@ from bokeh.models import (
     Range1d,
     Scatter,
 )
-from bokeh.palettes import BrBG11, RdYlBu11, Viridis256
+from bokeh.palettes import BrBG11, RdYlBu11, Viridis11, Viridis256
 from bokeh.plotting import figure
 
 from thalweg.dashboards.data import ALL_LEAD_TIMES
@@ -78,7 +78,8 @@ def skill_map(gauges: pd.DataFrame, metric: Metric) -> tuple[Any, ColumnDataSour
     title = axis_title(metric.title, metric.unit(next(iter(gauges["unit_name"]), "1")))
     tips = [("", "@name"), ("", "@primary_location_id"), (title, f"@{metric.name}{{0.000}}")]
     plot.add_tools(HoverTool(renderers=[points], tooltips=[*tips, ("Pairs", "@count{0,0}")]))
-    bar = ColorBar(color_mapper=mapper, title=f"{title}; perfect: {metric.perfect:g}", height=12)
+    perfect = "" if metric.perfect is None else f"; perfect: {metric.perfect:g}"
+    bar = ColorBar(color_mapper=mapper, title=f"{title}{perfect}", height=12)
     plot.add_layout(bar, "below")
     return plot, source
 
@@ -103,11 +104,15 @@ def _extent(x: Any, y: Any) -> tuple[Range1d, Range1d]:
 def _colours(metric: Metric, values: pd.Series) -> LinearColorMapper:
     """Blue is skill and red is none; where a sign matters, brown is too little, green too much.
 
-    The scale spans most of the values; the few beyond it have the colour of its end.
+    What cannot be perfect goes from dark, the least, to light. The scale spans most of the values;
+    the few beyond it have the colour of its end.
     """
     low, high = metric.range
     finite = values[np.isfinite(values)]
-    if low < metric.perfect < high:
+    if metric.perfect is None:
+        ends = finite.quantile([1 - MOST, MOST]) if len(finite) else [0.0, 1.0]
+        bounds, palette = (min(ends), max(*ends, min(ends) + 1e-6)), Viridis11
+    elif low < metric.perfect < high:
         off = finite.sub(metric.perfect).abs()
         reach = max(off.quantile(MOST), 1e-6) if metric.has_unit and len(off) else 1.0
         bounds, palette = (metric.perfect - reach, metric.perfect + reach), BrBG11[::-1]

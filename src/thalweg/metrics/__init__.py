@@ -1,11 +1,13 @@
-"""Skill metrics of paired series: pure functions on Arrow tables, no input or output.
+"""Skill metrics of paired series, out of tables of the warehouse by name or frames at hand.
 
-`METRICS` is the table of all metrics; `evaluate` computes them by location, configuration and
-lead time; `joined` gives the pairs themselves; `to_long` the rows of the warehouse's `metrics`.
-`roc`, `reliability`, `rank_histogram` and `flow_duration` give curves; `skill` compares with a
-reference, as `persistence` and `climatology` make them.
+Nothing is written, and nothing read but the tables that are named. `METRICS` is the table of all
+metrics; `evaluate` computes them by location, configuration, lead time or what else is asked, and
+with a `Bootstrap` how uncertain they are; `joined` gives the pairs themselves; `to_long` the rows
+of the warehouse's `metrics`. `roc`, `reliability`, `rank_histogram` and `flow_duration` give
+curves; `skill` compares with a reference, as `persistence` and `climatology` make them.
 """
 
+from thalweg.metrics.bootstrap import Bootstrap, block_length
 from thalweg.metrics.curves import flow_duration, rank_histogram, reliability, roc
 from thalweg.metrics.entry import Metric
 from thalweg.metrics.evaluation import evaluate, joined, to_long
@@ -15,7 +17,7 @@ from thalweg.metrics.reference import climatology, persistence, skill
 from thalweg.metrics.table import DEFAULT, METRICS
 
 __all__ = [
-    "DEFAULT", "FIELDS", "METRICS", "Metric", "Transform", "climatology", "evaluate",
-    "flow_duration", "joined", "persistence", "rank_histogram", "reliability", "roc", "skill",
-    "to_long",
+    "DEFAULT", "FIELDS", "METRICS", "Bootstrap", "Metric", "Transform", "block_length",
+    "climatology", "evaluate", "flow_duration", "joined", "persistence", "rank_histogram",
+    "reliability", "roc", "skill", "to_long",
 ]  # fmt: skip

@@ -12,12 +12,12 @@ from typing import Any, TypedDict, Unpack
 import pyarrow as pa
 
 from thalweg.errors import InvalidInput
-from thalweg.metrics.evaluation import Question, ask, common, relations
-from thalweg.metrics.inputs import Frame, tabled
+from thalweg.metrics.inputs import Frame
 from thalweg.metrics.pairs import Thresholds, Transform
+from thalweg.metrics.question import Question, ask, asked, common, relations
 from thalweg.settings import Settings
 
-__all__ = ["BY", "Options", "asked", "flow_duration", "rank_histogram", "reliability", "roc"]
+__all__ = ["BY", "Options", "flow_duration", "rank_histogram", "reliability", "roc"]
 
 BY = ("primary_location_id", "configuration_name")
 EXCEEDANCE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -35,27 +35,6 @@ class Options(TypedDict, total=False):
     minimum: int
     cluster: Any
     settings: Settings | None
-
-
-def asked(
-    by: Sequence[str],
-    *,
-    lead_time_bin: int | None = None,
-    where: str | None = None,
-    parameters: Sequence[Any] | Mapping[str, Any] = (),
-    thresholds: Thresholds | None = None,
-    attributes: Frame | None = None,
-    transform: Transform | str | None = None,
-    minimum: int = 1,
-    **_: Any,
-) -> dict[str, Any]:
-    """Options as a `Question` holds them."""
-    return {
-        "by": tuple(dict.fromkeys(by)), "lead_time_bin": lead_time_bin, "where": where,
-        "parameters": parameters, "thresholds": thresholds, "minimum": minimum,
-        "attributes": None if attributes is None else tabled(attributes),
-        "transform": Transform(transform) if isinstance(transform, str) else transform,
-    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -233,6 +212,22 @@ def rank_histogram(
     ----------
     Hamill (2001), Monthly Weather Review 129, 550-560,
     doi:10.1175/1520-0493(2001)129<0550:IORHFV>2.0.CO;2.
+
+    Examples
+    --------
+    >>> import datetime as dt
+    >>> import pyarrow as pa
+    >>> time = dt.datetime(2024, 9, 26, tzinfo=dt.UTC)
+    >>> def series(values, location):
+    ...     rows = [{"value_time": time, "reference_time": time, "value": value,
+    ...              "unit_name": "m^3/s", "variable_name": "streamflow_hourly_inst",
+    ...              "location_id": location, "configuration_name": "hefs", "member": str(i)}
+    ...             for i, value in enumerate(values)]
+    ...     return pa.Table.from_pylist(rows)
+    >>> crosswalk = pa.table({"primary_location_id": ["gauge"], "secondary_location_id": ["reach"]})
+    >>> ranks = rank_histogram(series([2.0], "gauge"), series([1.0, 2.0, 3.0], "reach"), crosswalk)
+    >>> ranks.select(["rank", "count"]).to_pydict()
+    {'rank': [1, 2, 3, 4], 'count': [0.0, 0.5, 0.5, 0.0]}
     """
     curve = Curve(
         names=(), select=_RANKS, along=("members", "rank"), beside=("count", "frequency"),

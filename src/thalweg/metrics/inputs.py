@@ -17,12 +17,12 @@ from thalweg.settings import Settings
 from thalweg.warehouse.access import definition
 from thalweg.warehouse.access import table as iceberg_table
 
-__all__ = ["Frame", "Part", "parts", "tabled"]
+__all__ = ["Frame", "Part", "everything", "parts", "tabled"]
 
 #: A name of a warehouse table, or an Arrow table, pandas or Polars frame, xarray dataset.
 Frame = Any
-#: About as many rows of both series are paired at once. What a piece holds depends on the data alone:
-#: the last digit of a sum depends on what stands beside it, and is to be the same everywhere.
+#: About as many rows of both series are paired at once. What a piece holds depends on the data
+#: alone: the last digit of a sum depends on what stands beside it, and is the same everywhere.
 ROWS = 2_000_000
 
 
@@ -68,7 +68,7 @@ def parts(
     settings: Settings | None = None,
 ) -> Iterator[Part]:
     """The work: all in one, or cut by primary location into pieces that need no other."""
-    links = _whole(crosswalk, CROSSWALK, settings)
+    links = everything(crosswalk, CROSSWALK, settings)
     observed = _source(primary, (*PRIMARY, "configuration_name"), settings)
     forecast = _source(secondary, (*SECONDARY, "member"), settings)
     ids = sorted(set(links["primary_location_id"].to_pylist()))
@@ -119,6 +119,12 @@ def tabled(frame: Frame) -> pa.Table:
     return frame
 
 
+def everything(frame: Frame, columns: Sequence[str], settings: Settings | None = None) -> pa.Table:
+    """All rows of a frame of any kind; these columns of a table of the warehouse."""
+    source = _source(frame, columns, settings)
+    return source.read() if isinstance(source, Named) else source
+
+
 def _source(frame: Frame, columns: Sequence[str], settings: Settings | None) -> pa.Table | Named:
     if not isinstance(frame, str):
         return tabled(frame)
@@ -127,11 +133,6 @@ def _source(frame: Frame, columns: Sequence[str], settings: Settings | None) -> 
     known = [c for c in columns if c in definition(frame).columns]
     snapshot_id = snapshot.snapshot_id if snapshot else None
     return Named(frame, tuple(known), snapshot_id, None, settings)
-
-
-def _whole(frame: Frame, columns: Sequence[str], settings: Settings | None) -> pa.Table:
-    source = _source(frame, columns, settings)
-    return source.read() if isinstance(source, Named) else source
 
 
 def _rows(source: pa.Table | Named) -> int:

@@ -12,11 +12,16 @@ import pyarrow.compute as pc
 from thalweg.errors import InvalidInput, nearest
 from thalweg.metrics.fields import EVENT, FIELDS, OF_THRESHOLDS
 
-__all__ = ["PAIRED", "Thresholds", "Transform", "connect", "limits", "selected"]
+__all__ = [
+    "ATTRIBUTES", "PAIRED", "Thresholds", "Transform", "check_attributes", "check_condition",
+    "check_thresholds", "connect", "limits", "quoted", "selected",
+]  # fmt: skip
 
 PRIMARY = ("value_time", "value", "unit_name", "location_id", "variable_name")
 SECONDARY = (*PRIMARY, "reference_time", "configuration_name")
 CROSSWALK = ("primary_location_id", "secondary_location_id")
+ATTRIBUTES = ("location_id", "attribute_name", "value")
+LIMITS = ("primary_location_id", "threshold", "value")
 #: By name: a value in the unit of the variable, or a percentile of the observations as `"90%"`; or
 #: a table with primary_location_id, threshold (its name) and value.
 Thresholds: TypeAlias = Mapping[str, float | str] | pa.Table
@@ -36,21 +41,21 @@ PAIRED = """
         s.configuration_name, s.unit_name, s.variable_name, s.member,
         (epoch(s.value_time) - epoch(s.reference_time)) / 3600 AS lead_time
     FROM secondary s
-    JOIN crosswalk c ON c.secondary_location_id = s.location_id
+    JOIN (SELECT DISTINCT * FROM crosswalk) c ON c.secondary_location_id = s.location_id
     JOIN "primary" p ON p.location_id = c.primary_location_id AND p.value_time = s.value_time
         AND p.variable_name = s.variable_name AND p.unit_name = s.unit_name
     WHERE isfinite(p.value) AND isfinite(s.value)
 """
 # When the observations reached each threshold, for every time at which they are there.
 _EVENTS = """
-    SELECT location_id, variable_name, unit_name, threshold, value_time,
+    SELECT DISTINCT location_id, variable_name, unit_name, threshold, value_time,
         max(CASE WHEN begins THEN value_time END) OVER past AS event
     FROM (
         SELECT *, is_there AND NOT coalesce(lag(is_there) OVER series, false) AS begins
         FROM (
             SELECT p.*, l.threshold, p.value >= l.threshold_value AS is_there
             FROM "primary" p JOIN limits l ON l.primary_location_id = p.location_id
-                AND l.variable_name = p.variable_name
+                AND l.variable_name = p.variable_name AND l.unit_name = p.unit_name
             WHERE isfinite(p.value)
         ) WINDOW series AS (
             PARTITION BY location_id, variable_name, unit_name, threshold ORDER BY value_time
@@ -107,9 +112,10 @@ class Transform:
         if self.epsilon is None and self.name in ("log", "inverse"):
             # A join and no window, which would change the order in which is added up later.
             same = " AND ".join(f"q.{key} IS NOT DISTINCT FROM m.{key}" for key in keys)
-            means = f"SELECT {', '.join(keys)}, avg(primary_value) / 100 AS epsilon FROM ({query})"  # noqa: S608
+            means = f"SELECT {', '.join(keys)}, avg(primary_value) / 100 AS epsilon FROM plain"  # noqa: S608
             source = (
-                f"(SELECT q.*, epsilon FROM ({query}) q JOIN ({means} GROUP BY ALL) m ON {same})"  # noqa: S608
+                f"(WITH plain AS ({query}) SELECT q.*, epsilon"  # noqa: S608
+                f" FROM plain q JOIN ({means} GROUP BY ALL) m ON {same})"
             )
             epsilon = "epsilon"
         new = ", ".join(
@@ -136,36 +142,59 @@ def connect(
     _check_units(primary, secondary)
     connection = duckdb.connect(config=CONFIG)
     connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET lock_configuration = true")
     for name, table in tables.items():
         connection.register(name, table)
     return connection
 
 
+def check_condition(where: str) -> None:
+    """Raise if it is anything but one expression: what stands in WHERE ends nowhere else."""
+    try:
+        duckdb.SQLExpression(where)
+    except duckdb.Error as error:
+        raise InvalidInput(f"cannot choose pairs where {where!r}: {error}") from None
+
+
+def check_attributes(attributes: pa.Table) -> None:
+    """Raise if columns are missing, or an attribute of a location has several values."""
+    rows = _columns(attributes, ATTRIBUTES, "attributes")
+    _check_once(rows, ("location_id", "attribute_name"), "attributes")
+
+
+def check_thresholds(thresholds: Thresholds) -> None:
+    """Raise if there is none, one makes no sense, or a location has one of them twice."""
+    if isinstance(thresholds, Mapping):
+        for name, value in thresholds.items():
+            _limit(name, value)
+        if not thresholds:
+            raise InvalidInput("thresholds is empty: expected some, as {'high': '90%'}")
+        return
+    _check_once(_columns(thresholds, LIMITS, "thresholds"), LIMITS[:2], "thresholds")
+
+
 def limits(connection: duckdb.DuckDBPyConnection, thresholds: Thresholds) -> None:
-    """Make the table `limits`: primary_location_id, variable_name, threshold, threshold_value."""
+    """Make `limits`: primary_location_id, variable_name, unit_name, threshold, threshold_value."""
     names = None
-    if isinstance(thresholds, pa.Table):
-        wanted = _columns(thresholds, ("primary_location_id", "threshold", "value"), "thresholds")
-        connection.register("wanted", wanted)
-        select = """
-            SELECT DISTINCT w.primary_location_id, p.variable_name, w.threshold,
-                w.value::DOUBLE AS threshold_value
-            FROM wanted w JOIN "primary" p ON p.location_id = w.primary_location_id
-        """
-    else:
+    if isinstance(thresholds, Mapping):
         names = list(thresholds)
-        of = [
-            f"{_limit(name, value)} AS value, ? AS threshold" for name, value in thresholds.items()
-        ]
-        parts = [
-            f'SELECT location_id, variable_name, {each} FROM "primary" WHERE isfinite(value)'  # noqa: S608
-            " GROUP BY location_id, variable_name"
-            for each in of
-        ]
-        select = f"""
-            SELECT location_id AS primary_location_id, variable_name, threshold,
-                value AS threshold_value FROM ({" UNION ALL ".join(parts)})
-        """  # noqa: S608
+        values = [_limit(name, value) for name, value in thresholds.items()]
+        select = " UNION ALL ".join(
+            f"SELECT location_id AS primary_location_id, variable_name, unit_name,"  # noqa: S608
+            f' ? AS threshold, {value} AS threshold_value FROM "primary"'
+            f" WHERE isfinite(value) GROUP BY location_id, variable_name, unit_name"
+            for value in values
+        )
+    else:
+        connection.register("wanted", thresholds.select(LIMITS))
+        select = """
+            SELECT w.primary_location_id, p.variable_name, p.unit_name, w.threshold,
+                w.value::DOUBLE AS threshold_value
+            FROM wanted w JOIN (
+                SELECT DISTINCT location_id, variable_name, unit_name FROM "primary"
+            ) p ON p.location_id = w.primary_location_id
+            WHERE isfinite(w.value::DOUBLE)
+        """
     connection.execute(f"CREATE TEMP TABLE limits AS {select}", names)
 
 
@@ -203,7 +232,7 @@ def selected(
     if has_thresholds:
         source += (
             " JOIN limits l ON l.primary_location_id = j.primary_location_id"
-            " AND l.variable_name = j.variable_name"
+            " AND l.variable_name = j.variable_name AND l.unit_name = j.unit_name"
         )
         more += ["l.threshold", "l.threshold_value"]
     if EVENT in asked and has_thresholds:
@@ -216,16 +245,33 @@ def selected(
     for i, name in enumerate(attributes):
         source += (
             f" LEFT JOIN attributes a{i} ON a{i}.location_id = j.primary_location_id"
-            f" AND a{i}.attribute_name = '{name}'"
+            f" AND a{i}.attribute_name = {_text(name)}"
         )
-        more += [f'a{i}.value AS "{name}"']
+        more += [f"a{i}.value AS {quoted(name)}"]
     query = f"SELECT {', '.join(['j.*', *more])} FROM {source}"  # noqa: S608
     query = f"SELECT {', '.join(['*', *made])} FROM ({query})"  # noqa: S608
     if where:
-        query = f"FROM ({query}) WHERE ({where})"
+        query = f"FROM ({query}) WHERE ({where}\n)"  # it may end in a comment
     if transform:
-        query = transform.sql(query, keys)
-    return f"SELECT {', '.join(dict.fromkeys(columns))} FROM ({query})"  # noqa: S608
+        query = transform.sql(query, [quoted(key) for key in keys])
+    return f"SELECT {', '.join(quoted(c) for c in dict.fromkeys(columns))} FROM ({query})"  # noqa: S608
+
+
+def quoted(name: str) -> str:
+    """The name of a column in SQL, whatever it is."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _check_once(table: pa.Table, key: Sequence[str], what: str) -> None:
+    """A row that is there twice would be joined twice, and pairs would count twice."""
+    counts = table.group_by(list(key)).aggregate([([], "count_all")])
+    for row in counts.filter(pc.field("count_all") > 1).slice(0, 1).to_pylist():
+        row.pop("count_all")
+        raise InvalidInput(f"{what} has {', '.join(map(str, row.values()))} more than once")
 
 
 def _columns(table: pa.Table, names: Iterable[str], what: str) -> pa.Table:

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 
 from thalweg.errors import InvalidInput
 from thalweg.metrics import inputs, pairs
-from thalweg.metrics.curves import BY, Options, asked
-from thalweg.metrics.evaluation import Question, ask
+from thalweg.metrics.curves import BY, Options
 from thalweg.metrics.inputs import Frame, Part
+from thalweg.metrics.question import Question, ask, asked
 from thalweg.metrics.table import METRICS
 
 __all__ = ["climatology", "persistence", "skill"]
@@ -193,6 +193,23 @@ def skill(
     ----------
     Wilks (2019), Statistical Methods in the Atmospheric Sciences, 4th edition, chapter 9,
     doi:10.1016/C2017-0-03921-6.
+
+    Examples
+    --------
+    >>> import datetime as dt
+    >>> import pyarrow as pa
+    >>> times = [dt.datetime(2024, 9, 26, hour, tzinfo=dt.UTC) for hour in range(3)]
+    >>> same = {"unit_name": ["m^3/s"] * 3, "variable_name": ["streamflow_hourly_inst"] * 3}
+    >>> primary = pa.table(same | {"location_id": ["usgs-03171000"] * 3, "value_time": times,
+    ...                            "value": [1.0, 2.0, 4.0]})
+    >>> secondary = pa.table(same | {"location_id": ["nwm30-6884666"] * 3, "value_time": times,
+    ...     "reference_time": times[:1] * 3, "value": [1.0, 2.0, 3.0],
+    ...     "configuration_name": ["nwm30_short_range"] * 3})
+    >>> crosswalk = pa.table({"primary_location_id": ["usgs-03171000"],
+    ...                       "secondary_location_id": ["nwm30-6884666"]})
+    >>> found = skill(primary, secondary, crosswalk, ["mean_absolute_error"])
+    >>> [round(found[name][0].as_py(), 3) for name in found.column_names[-3:]]
+    [0.333, 1.333, 0.75]
     """
     names = tuple(dict.fromkeys(metrics))
     question = Question(names=names, **asked(by, **options))
@@ -240,10 +257,12 @@ class Skill:
         """The skill of the groups in a part of the series."""
         primary, secondary, crosswalk = part.read()
         known = pc.unique(secondary["configuration_name"]).to_pylist()
-        if self.reference in _MADE and self.reference not in known:
-            made = _made(self.reference, Part(primary, secondary, crosswalk), WINDOW)
-            secondary = _together(secondary, made)
         with pairs.connect(primary, secondary, crosswalk) as connection:
+            if self.reference in _MADE and self.reference not in known:
+                made = _made(self.reference, Part(primary, secondary, crosswalk), WINDOW)
+                connection.register("made", made)
+                both = "SELECT * FROM secondary UNION ALL BY NAME SELECT * FROM made"
+                connection.register("secondary", connection.sql(both).to_arrow_table())
             connection.execute(_MATCHED, {"reference": self.reference})
             theirs = connection.sql(
                 f"SELECT {_COLUMNS}, of_reference AS value, member_of_reference AS member"  # noqa: S608
@@ -292,15 +311,7 @@ def _made(name: str, part: Part, window: int) -> pa.Table:
     with pairs.connect(primary, secondary, crosswalk) as connection:
         if name == "persistence":
             return connection.sql(_PERSISTENCE).to_arrow_table()
-        return connection.execute(_CLIMATOLOGY, {"window": window}).to_arrow_table()
-
-
-def _together(secondary: pa.Table, made: pa.Table) -> pa.Table:
-    """Both, with members called by their names."""
-    if "member" in secondary.column_names:
-        i = secondary.column_names.index("member")
-        secondary = secondary.set_column(i, "member", secondary["member"].cast(pa.string()))
-    return pa.concat_tables([secondary, made], promote_options="permissive")
+        return connection.sql(_CLIMATOLOGY, params={"window": window}).to_arrow_table()
 
 
 def _one_place_each(crosswalk: pa.Table) -> None:
