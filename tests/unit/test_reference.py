@@ -237,7 +237,7 @@ def climate(values: Any, time: Any) -> Any:
         time.replace(year=year) + dt.timedelta(days=day)
         for year in range(1999, 2014) if year != time.year for day in range(-15, 16)
     ]  # fmt: skip
-    return values[values.index.isin(times)].to_numpy()
+    return values.reindex(times).dropna().to_numpy()
 
 
 def test_persistence_on_real_series(autumn: tuple[pa.Table, pa.Table, pa.Table]) -> None:
