@@ -58,8 +58,9 @@ def metrics_page() -> str:
         f"""
 ## {metric.title}
 
-`{metric.name}`: range {_range(metric.range)}, perfect {metric.perfect:g}, unit
-{"that of the variable" if metric.has_unit else "1"}.
+`{metric.name}` ({metric.kind}): range {_range(metric.range)},
+{"nothing to be perfect in" if metric.perfect is None else f"perfect {metric.perfect:g}"},
+unit {metric.unit("that of the variable")}.
 
 $$
 {metric.formula}
@@ -71,7 +72,12 @@ $$
     )
     return f"""# Metrics
 
-$o$ is the primary (observed) value, $s$ the secondary (simulated or forecast) one.
+$o$ is the primary (observed) value, $s$ the secondary (simulated or forecast) one. Of events, $t$
+is the threshold, $a$ the number of hits, $b$ of false alarms, $c$ of misses, $d$ of correct
+negatives, and $n$ of all. Of ensembles, $x$ are the $m$ members, $y$ is the observed value, $p$ the
+share of the members that reach the threshold, $e$ whether the observed value does (1 or 0), $n$ the
+number of forecasts, and a bar is the mean over them. [What is counted, and
+how](../../topic/metrics.md).
 {about}"""
 
 

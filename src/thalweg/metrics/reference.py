@@ -163,8 +163,8 @@ def skill(
 ) -> pa.Table:
     """Skill of forecasts against a reference, over the times and places that both have.
 
-    The skill is 1 - |score - perfect| / |score of the reference - perfect|: 1 is perfect, 0 no
-    better than the reference. For the CRPS it is the CRPSS, for the Brier score the BSS.
+    The skill is `1 - abs(score - perfect) / abs(score of the reference - perfect)`: 1 is perfect, 0
+    no better than the reference. For the CRPS it is the CRPSS, for the Brier score the BSS.
 
     Parameters
     ----------
