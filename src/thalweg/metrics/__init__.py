@@ -13,11 +13,12 @@ from thalweg.metrics.entry import Metric
 from thalweg.metrics.evaluation import evaluate, joined, to_long
 from thalweg.metrics.fields import FIELDS
 from thalweg.metrics.pairs import Transform
+from thalweg.metrics.question import requires
 from thalweg.metrics.reference import climatology, persistence, skill
 from thalweg.metrics.table import DEFAULT, METRICS
 
 __all__ = [
     "DEFAULT", "FIELDS", "METRICS", "Bootstrap", "Metric", "Transform", "block_length",
     "climatology", "evaluate", "flow_duration", "joined", "persistence", "rank_histogram",
-    "reliability", "roc", "skill", "to_long",
+    "reliability", "requires", "roc", "skill", "to_long",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from pyiceberg.expressions import AlwaysTrue, In
 
 from thalweg import warehouse
 from thalweg.errors import InvalidInput
-from thalweg.metrics.pairs import CROSSWALK, PRIMARY, SECONDARY
+from thalweg.metrics.pairs import CROSSWALK, PRIMARY, SECONDARY, columns_of
 from thalweg.settings import Settings
 from thalweg.warehouse.access import definition
 from thalweg.warehouse.access import table as iceberg_table
@@ -68,18 +68,18 @@ def parts(
     settings: Settings | None = None,
 ) -> Iterator[Part]:
     """The work: all in one, or cut by primary location into pieces that need no other."""
-    links = everything(crosswalk, CROSSWALK, settings)
+    links = columns_of(everything(crosswalk, CROSSWALK, settings), CROSSWALK, "crosswalk")
     observed = _source(primary, (*PRIMARY, "configuration_name"), settings)
     forecast = _source(secondary, (*SECONDARY, "member"), settings)
     ids = sorted(set(links["primary_location_id"].to_pylist()))
     rows = _rows(observed) + _rows(forecast)
     count = 1 if whole else max(1, min(len(ids), round(rows / ROWS)))
-    if count == 1:
+    if count == 1 and (isinstance(crosswalk, str) or isinstance(forecast, pa.Table)):
         yield Part(observed, forecast, links)
         return
     for i in range(count):
         chosen = ids[len(ids) * i // count : len(ids) * (i + 1) // count]
-        mine = links.filter(pc.field("primary_location_id").isin(chosen))
+        mine = links.filter(_is_in("primary_location_id", chosen))
         theirs = sorted(set(mine["secondary_location_id"].to_pylist()))
         yield Part(_of(observed, chosen), _of(forecast, theirs), mine)
 
@@ -151,4 +151,8 @@ def _of(source: pa.Table | Named, locations: Sequence[str]) -> pa.Table | Named:
         )
     if "location_id" not in source.column_names:
         return source  # said where it is paired
-    return source.filter(pc.field("location_id").isin(locations))
+    return source.filter(_is_in("location_id", locations))
+
+
+def _is_in(column: str, values: Sequence[str]) -> pc.Expression:
+    return pc.field(column).isin(pa.array(values, pa.string()))

@@ -14,7 +14,7 @@ from thalweg.metrics.fields import EVENT, FIELDS, OF_THRESHOLDS
 
 __all__ = [
     "ATTRIBUTES", "PAIRED", "Thresholds", "Transform", "check_attributes", "check_condition",
-    "check_thresholds", "connect", "limits", "quoted", "selected",
+    "check_thresholds", "columns_of", "connect", "limits", "quoted", "selected",
 ]  # fmt: skip
 
 PRIMARY = ("value_time", "value", "unit_name", "location_id", "variable_name")
@@ -134,9 +134,9 @@ def connect(
     if "member" not in secondary.column_names:
         secondary = secondary.append_column("member", pa.nulls(len(secondary), pa.string()))
     tables = {
-        "primary": _columns(primary, PRIMARY, "primary"),
-        "secondary": _columns(secondary, (*SECONDARY, "member"), "secondary"),
-        "crosswalk": _columns(crosswalk, CROSSWALK, "crosswalk"),
+        "primary": columns_of(primary, PRIMARY, "primary"),
+        "secondary": columns_of(secondary, (*SECONDARY, "member"), "secondary"),
+        "crosswalk": columns_of(crosswalk, CROSSWALK, "crosswalk"),
     }
     _check_configuration(primary)
     _check_units(primary, secondary)
@@ -158,7 +158,7 @@ def check_condition(where: str) -> None:
 
 def check_attributes(attributes: pa.Table) -> None:
     """Raise if columns are missing, or an attribute of a location has several values."""
-    rows = _columns(attributes, ATTRIBUTES, "attributes")
+    rows = columns_of(attributes, ATTRIBUTES, "attributes")
     _check_once(rows, ("location_id", "attribute_name"), "attributes")
 
 
@@ -170,7 +170,7 @@ def check_thresholds(thresholds: Thresholds) -> None:
         if not thresholds:
             raise InvalidInput("thresholds is empty: expected some, as {'high': '90%'}")
         return
-    _check_once(_columns(thresholds, LIMITS, "thresholds"), LIMITS[:2], "thresholds")
+    _check_once(columns_of(thresholds, LIMITS, "thresholds"), LIMITS[:2], "thresholds")
 
 
 def limits(connection: duckdb.DuckDBPyConnection, thresholds: Thresholds) -> None:
@@ -274,7 +274,8 @@ def _check_once(table: pa.Table, key: Sequence[str], what: str) -> None:
         raise InvalidInput(f"{what} has {', '.join(map(str, row.values()))} more than once")
 
 
-def _columns(table: pa.Table, names: Iterable[str], what: str) -> pa.Table:
+def columns_of(table: pa.Table, names: Iterable[str], what: str) -> pa.Table:
+    """These columns of a table; raises `InvalidInput` where one is missing."""
     missing = [name for name in names if name not in table.column_names]
     if missing:
         raise InvalidInput(

@@ -20,13 +20,15 @@ from thalweg.metrics.pairs import ATTRIBUTES, Thresholds, Transform, quoted
 from thalweg.metrics.table import METRICS, RELATIONS, STATISTICS
 from thalweg.settings import Settings
 
-__all__ = ["Question", "ask", "asked", "common", "groups", "relations"]
+__all__ = ["Question", "ask", "asked", "common", "groups", "relations", "requires"]
 
 ALWAYS = ("variable_name", "unit_name")
 #: Columns of the pairs of which a statistic or a relation may speak.
 SPOKEN = (
     *COLUMNS, *ALWAYS, "primary_value", "secondary_value", "lead_time", "threshold_value",
 )  # fmt: skip
+#: Relations of which a row is a forecast with all its members.
+OF_ENSEMBLES = {"ensembles", "exceedances"}
 #: Names that mean something already, and so no attribute.
 TAKEN = {*SPOKEN, *FIELDS, *OF_THRESHOLDS, *METRICS, "threshold", "lead_time_bin", "count"}
 
@@ -110,7 +112,7 @@ class Question:
             pairs.check_condition(self.where)
         if self.thresholds is not None:
             pairs.check_thresholds(self.thresholds)
-        if "member" in self.by and relations(self.spoken).keys() & {"ensembles", "exceedances"}:
+        if "member" in self.by and relations(self.spoken).keys() & OF_ENSEMBLES:
             raise InvalidInput(
                 f"{', '.join(self.shown)}: metrics of ensembles need all members of a forecast "
                 f"together, but by has member"
@@ -205,6 +207,21 @@ class Question:
     def sql(self) -> str:
         """The whole query."""
         return f"WITH all_pairs AS ({self.chosen}) {self.grouped}"
+
+
+def requires(name: str) -> tuple[str, ...]:
+    """What a metric needs besides pairs: `thresholds`, or forecasts of several `members`.
+
+    >>> requires("kge"), requires("crps_ensemble"), requires("brier_score")
+    ((), ('members',), ('thresholds', 'members'))
+    """
+    needed = " ".join(_made_of(STATISTICS[s]) for s in needs(name))
+    made = relations(needed)
+    of_thresholds = _says("threshold_value", " ".join([needed, *made.values()]))
+    return (
+        *(("thresholds",) if of_thresholds else ()),
+        *(("members",) if made.keys() & OF_ENSEMBLES else ()),
+    )
 
 
 def needs(name: str) -> list[str]:

@@ -1,0 +1,298 @@
+"""Commands: judge forecasts by metrics, and what the metrics mean."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from thalweg.cli.common import (
+    DataDir,
+    Json,
+    local_settings,
+    pairs,
+    print_json,
+    print_table,
+    working,
+)
+from thalweg.errors import NotFound, nearest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from thalweg.metrics import Bootstrap, Metric
+
+__all__ = ["register"]
+
+SHOWN = 50  # rows of an answer on the screen
+ACROSS = 6  # metrics beside each other; more of them stand below each other
+DEFAULT = ("primary_location_id", "configuration_name")
+Kind = Literal["deterministic", "categorical", "probabilistic", "signature"]
+Method = Literal["circular", "stationary", "gumboot"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file to the `thalweg` command."""
+    app.command()(evaluate)
+    app.command("metrics")(explain)
+
+
+def _metrics(incomplete: str) -> list[tuple[str, str]]:
+    from thalweg.metrics import METRICS
+
+    return [(m.name, m.title) for m in METRICS.values() if m.name.startswith(incomplete)]
+
+
+def _columns(incomplete: str) -> list[tuple[str, str]]:
+    from thalweg.metrics import FIELDS
+    from thalweg.metrics.fields import COLUMNS, OF_THRESHOLDS
+
+    known = [(name, "column") for name in COLUMNS]
+    known += [(name, field.says) for name, field in (FIELDS | OF_THRESHOLDS).items()]
+    return [each for each in known if each[0].startswith(incomplete)]
+
+
+def evaluate(
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric", "-m", metavar="NAME", autocompletion=_metrics,
+            help="A metric; repeatable. `thalweg metrics` lists them. [default: kge, kge_2012, nse,"
+            " rmse, relative_bias, pearson_r]",
+        ),
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by", "-b", metavar="NAME", autocompletion=_columns,
+            help="What to group by: a column of the pairs, a calculated field or an attribute of"
+            " the location; repeatable. [default: primary_location_id, configuration_name]",
+        ),
+    ] = None,
+    configuration: Annotated[
+        list[str] | None,
+        typer.Option("--configuration", "-c", metavar="NAME", help="Only these; repeatable."),
+    ] = None,
+    location: Annotated[
+        list[str] | None,
+        typer.Option("--location", "-l", metavar="ID", help="Only these gauges; repeatable."),
+    ] = None,
+    lead_time_bin: Annotated[
+        int | None, typer.Option(min=1, metavar="HOURS", help="Also a row for each so many hours.")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(help="A condition in SQL on columns and fields of the pairs.")
+    ] = None,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--threshold", "-t", metavar="NAME=VALUE",
+            help="A value in the unit of the variable, or a percentile of the observations as 90%;"
+            " repeatable.",
+        ),
+    ] = None,
+    transform: Annotated[
+        Literal["log", "sqrt", "inverse"] | None,
+        typer.Option(help="What is done to both values of a pair before they are compared."),
+    ] = None,
+    minimum: Annotated[
+        int, typer.Option(min=1, help="A group of fewer pairs has no metric.")
+    ] = 1,
+    bootstrap: Annotated[
+        Method | None,
+        typer.Option(help="Tell how uncertain each metric is: its 5 % to 95 % quantiles."),
+    ] = None,
+    replicates: Annotated[
+        int, typer.Option(min=1, help="How many series the bootstrap draws.")
+    ] = 1000,
+    block: Annotated[
+        int | None, typer.Option(min=1, help="Times of a block of the bootstrap. [default: what"
+                                 " the autocorrelation of the errors asks for]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Makes the bootstrap repeatable.")] = 0,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, all rows and digits.")] = False,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:  # fmt: skip
+    """Judge the forecasts in the warehouse by metrics; nothing is written.
+
+    Examples:
+
+        thalweg evaluate
+
+        thalweg evaluate -m kge -m nse --configuration nwm30_medium_range --lead-time-bin 24
+
+        thalweg evaluate -m rmse --by configuration_name --by season --where "year >= 2020"
+
+        thalweg evaluate -m probability_of_detection -t flood=120 -t high=90%
+
+        thalweg evaluate -m kge --bootstrap gumboot --replicates 500 --seed 1 --csv
+    """
+    from pyarrow import csv as arrow_csv
+    from pyiceberg.expressions import In
+
+    from thalweg import metrics, warehouse
+
+    settings = local_settings(data_dir)
+    how = bootstrap and metrics.Bootstrap(bootstrap, replicates, block, seed)
+    condition, parameters = _condition(where, configuration)
+    names = tuple(metric or metrics.DEFAULT)
+    keys = tuple(by or DEFAULT)
+    with working("Reading and counting"):
+        links = In("primary_location_id", location) if location else None
+        found = metrics.evaluate(
+            crosswalk=warehouse.read("location_crosswalks", where=links, settings=settings),
+            metrics=names, by=keys, lead_time_bin=lead_time_bin, where=condition,
+            parameters=parameters, thresholds=pairs(threshold) or None,
+            attributes=None if _are_known(keys) else "location_attributes",
+            transform=transform, minimum=minimum, bootstrap=how or None, settings=settings,
+        )  # fmt: skip
+    if csv:
+        arrow_csv.write_csv(found, sys.stdout.buffer)
+    elif json:
+        print_json(found.to_pylist())
+    elif not len(found):
+        typer.echo(
+            "No pairs. What there is: thalweg sql"
+            ' "select distinct configuration_name, location_id from secondary_timeseries"'
+        )
+    else:
+        print_table(*_shown(found, tuple(dict.fromkeys(names)), how or None))
+        if len(found) > SHOWN:
+            typer.echo(f"{SHOWN} of {len(found):,} rows; --csv or --json prints all")
+        typer.echo(f"What it means: thalweg metrics {names[0]}; all digits: --csv or --json")
+
+
+def explain(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="A metric; all by default.", autocompletion=_metrics),
+    ] = None,
+    kind: Annotated[Kind | None, typer.Option(help="Only metrics of this kind.")] = None,
+    json: Json = False,
+) -> None:
+    """List the metrics, or explain one: formula, range, perfect value, unit, needs, reference.
+
+    Examples:
+
+        thalweg metrics --kind categorical
+
+        thalweg metrics kge
+    """
+    from thalweg.metrics import METRICS
+
+    if name is not None and name not in METRICS:
+        raise NotFound(f"unknown metric {name!r}{nearest(name, METRICS)}")
+    chosen = [m for m in METRICS.values() if name in (None, m.name) and kind in (None, m.kind)]
+    if json:
+        about = [_described(each) for each in chosen]
+        return print_json(about[0] if name else about)
+    if name is None:
+        rows = [
+            [m.name, m.title, m.kind, _range(m), _perfect(m), m.unit("unit"), _needs(m)]
+            for m in chosen
+        ]
+        print_table(["metric", "what it is", "kind", "range", "perfect", "in", "needs"], rows)
+        return typer.echo("Explain one: thalweg metrics kge; compute it: thalweg evaluate -m kge")
+    for metric in chosen:
+        _explained(metric)
+
+
+def _explained(metric: Metric) -> None:
+    lines = {
+        "kind": metric.kind, "formula": metric.formula, "range": _range(metric),
+        "perfect": _perfect(metric), "unit": metric.unit("unit of the variable"),
+        "needs": _needs(metric), "reference": metric.reference,
+        "doi": f"https://doi.org/{metric.doi}",
+    }  # fmt: skip
+    typer.echo(f"{metric.name}: {metric.title}")
+    for key, value in lines.items():
+        if value:
+            typer.echo(f"  {key:10} {value}")
+    options = " -t high=90%" if "thresholds" in _needs(metric) else ""
+    typer.echo(f"Compute it: thalweg evaluate -m {metric.name}{options}")
+
+
+def _described(metric: Metric) -> dict[str, Any]:
+    from thalweg.metrics import requires
+
+    return {
+        "name": metric.name, "title": metric.title, "kind": metric.kind, "formula": metric.formula,
+        "range": [end if math.isfinite(end) else None for end in metric.range],
+        "perfect": metric.perfect, "unit": metric.unit("unit of the variable"),
+        "needs": list(requires(metric.name)), "reference": metric.reference, "doi": metric.doi,
+    }  # fmt: skip
+
+
+def _condition(where: str | None, configurations: list[str] | None) -> tuple[str | None, list[str]]:
+    """The condition of all that was asked for, and the values that are bound in it."""
+    from thalweg.metrics.pairs import check_condition
+
+    if where:
+        check_condition(where)
+    parts = [f"({where}\n)"] if where else []  # it may end in a comment
+    if configurations:
+        parts.append(f"configuration_name IN ({', '.join('?' * len(configurations))})")
+    return " AND ".join(parts) or None, configurations or []
+
+
+def _are_known(by: Iterable[str]) -> bool:
+    """Whether all of them are columns or fields; else they may be attributes."""
+    from thalweg.metrics.fields import COLUMNS, FIELDS, OF_THRESHOLDS
+
+    return {*by} <= {*COLUMNS, *FIELDS, *OF_THRESHOLDS}
+
+
+def _shown(
+    found: pa.Table, names: tuple[str, ...], how: Bootstrap | None
+) -> tuple[list[str], list[list[Any]]]:
+    """Head and rows of the table on the screen: metrics across, or many of them down."""
+    from thalweg.metrics import METRICS
+
+    bounds = {name: how.columns(name) if how else [] for name in names}
+    keys = found.column_names[: found.column_names.index("count")]
+    keys = [key for key in keys if found[key].null_count < len(found)]
+    rows = found.slice(0, SHOWN).to_pylist()
+
+    def value(row: dict[str, Any], name: str) -> str:
+        text = _cell(row[name])
+        low, *_, high = [_cell(row[each]) for each in bounds[name]] or ["", ""]
+        return f"{text} ({low} to {high})" if low and high else text
+
+    if len(names) > ACROSS:
+        head = [*keys, "count", "metric", "value", "in"]
+        return head, [
+            [*(_cell(row[k]) for k in keys), f"{row['count']:,}", name, value(row, name),
+             METRICS[name].unit(row["unit_name"])]
+            for row in rows for name in names
+        ]  # fmt: skip
+    head = [*keys, "count", *names]
+    return head, [
+        [*(_cell(row[k]) for k in keys), f"{row['count']:,}", *(value(row, n) for n in names)]
+        for row in rows
+    ]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e5 else f"{value:,.0f}"
+    return str(value)
+
+
+def _range(metric: Metric) -> str:
+    return " to ".join(f"{end:.4g}".replace("inf", "∞") for end in metric.range)
+
+
+def _perfect(metric: Metric) -> str:
+    return "" if metric.perfect is None else f"{metric.perfect:g}"
+
+
+def _needs(metric: Metric) -> str:
+    from thalweg.metrics import requires
+
+    return ", ".join(requires(metric.name))

@@ -1,0 +1,163 @@
+"""`thalweg evaluate` and `thalweg metrics`: on the tables of a real warehouse."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+import json
+
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+from thalweg import database, metrics, warehouse
+from thalweg.cli import app
+from thalweg.cli.metrics import _columns, _metrics
+from thalweg.errors import InvalidInput, NotFound
+from thalweg.settings import Settings
+
+TIME = pa.timestamp("us", "UTC")
+START = dt.datetime(1999, 5, 1, tzinfo=dt.UTC)
+HOUR = dt.timedelta(hours=1)
+
+
+def rows(location: str, values: list[float], configuration: str, **columns: pa.Array) -> pa.Table:
+    n = len(values)
+    same = {
+        "value_time": pa.array([START + i * HOUR for i in range(n)], TIME),
+        "value": pa.array(values, pa.float64()),
+        "unit_name": pa.array(["m^3/s"] * n),
+        "location_id": pa.array([location] * n),
+        "configuration_name": pa.array([configuration] * n),
+        "variable_name": pa.array(["streamflow_hourly_inst"] * n),
+    }
+    return pa.table(same | columns)
+
+
+@pytest.fixture
+def filled(store: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two gauges observed for 30 hours, each with a forecast that is 1 m3/s too high."""
+    monkeypatch.setenv("COLUMNS", "160")
+    database.migrate()
+    warehouse.migrate()
+    observed = [float(1 + i % 7) for i in range(30)]
+    for name in ("a", "b"):
+        warehouse.write("primary_timeseries", rows(f"usgs-{name}", observed, "usgs_observations"))
+        forecast = rows(
+            f"nwm-{name}", [value + 1 for value in observed], f"forecast_{name}",
+            reference_time=pa.array([START] * 30, TIME),
+        )  # fmt: skip
+        warehouse.write("secondary_timeseries", forecast)
+    links = {
+        "primary_location_id": ["usgs-a", "usgs-b"],
+        "secondary_location_id": ["nwm-a", "nwm-b"],
+    }
+    warehouse.write("location_crosswalks", pa.table(links))
+    known = {"name": ["ecoregion"], "type": ["categorical"], "description": ["where it lies"]}
+    warehouse.write("attributes", pa.table(known))
+    attributes = pa.table(
+        {"location_id": ["usgs-a", "usgs-b"], "attribute_name": ["ecoregion", "ecoregion"],
+         "value": ["hills", "plain"]}
+    )  # fmt: skip
+    warehouse.write("location_attributes", attributes)
+
+
+def call(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.usefixtures("filled")
+def test_evaluate() -> None:
+    text = call("evaluate")
+    head, first, second, hint = (line.split() for line in text.splitlines()[:4])
+    assert head == ["primary_location_id", "configuration_name", "variable_name", "unit_name",
+                    "count", *metrics.DEFAULT]  # fmt: skip
+    assert first[:5] == ["usgs-a", "forecast_a", "streamflow_hourly_inst", "m^3/s", "30"]
+    assert first[head.index("rmse")] == "1"
+    assert second[0] == "usgs-b"
+    assert " ".join(hint) == "What it means: thalweg metrics kge; all digits: --csv or --json"
+
+    (row,) = json.loads(call("evaluate", "-m", "mean_error", "-c", "forecast_b", "--json"))
+    assert (row["primary_location_id"], row["count"], row["mean_error"]) == ("usgs-b", 30, 1.0)
+    (row,) = json.loads(call("evaluate", "-m", "mean_error", "--location", "usgs-a", "--json"))
+    assert (row["primary_location_id"], row["lead_time_bin"]) == ("usgs-a", None)
+    binned = call("evaluate", "-m", "rmse", "-l", "usgs-a", "--lead-time-bin", "24", "--csv")
+    counts = [line["count"] for line in csv.DictReader(io.StringIO(binned))]
+    assert counts == ["30", "24", "6"]
+
+    few = call("evaluate", "-m", "mean_error", "--where", "primary_value > 6 -- the top", "--json")
+    assert [each["count"] for each in json.loads(few)] == [4, 4]
+    pooled = json.loads(call("evaluate", "-m", "mean_error", "-b", "ecoregion", "--json"))
+    assert [each["ecoregion"] for each in pooled] == ["hills", "plain"]
+    events = json.loads(
+        call("evaluate", "-m", "probability_of_false_detection", "-t", "high=7", "-t", "low=1",
+             "-l", "usgs-a", "--json")
+    )  # fmt: skip
+    assert [(e["threshold"], e["probability_of_false_detection"]) for e in events] == [
+        ("high", pytest.approx(4 / 26)),
+        ("low", None),
+    ]
+
+
+@pytest.mark.usefixtures("filled")
+def test_evaluate_tells_how_uncertain_it_is() -> None:
+    arguments = ["evaluate", "-m", "kge", "-l", "usgs-a", "--bootstrap", "circular",
+                 "--replicates", "20", "--block", "7", "--seed", "3"]  # fmt: skip
+    (row,) = json.loads(call(*arguments, "--json"))
+    assert row["kge_p5"] <= row["kge_p50"] <= row["kge_p95"]
+    assert f"{row['kge']:.4g} ({row['kge_p5']:.4g} to {row['kge_p95']:.4g})" in call(*arguments)
+
+
+@pytest.mark.usefixtures("filled")
+def test_many_metrics_stand_below_each_other() -> None:
+    chosen = [name for name, m in metrics.METRICS.items() if m.kind == "deterministic"]
+    text = call("evaluate", "-l", "usgs-a", *(word for name in chosen for word in ("-m", name)))
+    lines = text.splitlines()
+    assert lines[0].split()[-3:] == ["metric", "value", "in"]
+    assert len(lines) == len(chosen) + 2
+    assert any(line.split()[-3:] == ["mean_error", "1", "m^3/s"] for line in lines)
+
+
+@pytest.mark.usefixtures("filled")
+def test_evaluate_says_what_is_wrong() -> None:
+    assert "No pairs. What there is: thalweg sql" in call("evaluate", "-c", "forecast_c")
+    assert "No pairs" in call("evaluate", "-l", "usgs-c")
+    for arguments, error, says in (
+        (["-m", "kgee"], NotFound, "unknown metric 'kgee'; did you mean 'kge'"),
+        (["-b", "saeson"], NotFound, "did you mean 'season'"),
+        (["-m", "accuracy"], InvalidInput, "need thresholds"),
+        (["-t", "high"], InvalidInput, "NAME=VALUE"),
+        (["-t", "high=much"], InvalidInput, "expected a value in the unit"),
+        (["--where", "valeu > 1"], InvalidInput, "cannot choose pairs where"),
+        (["--where", "true) OR (true"], InvalidInput, "cannot choose pairs where"),
+        (["--bootstrap", "gumboot", "--block", "3"], InvalidInput, "whole water years"),
+    ):
+        with pytest.raises(error, match=says):
+            CliRunner().invoke(app, ["evaluate", *arguments], catch_exceptions=False)
+
+
+def test_metrics_are_explained() -> None:
+    for name, metric in metrics.METRICS.items():
+        text = call("metrics", name)
+        assert text.startswith(f"{name}: {metric.title}\n")
+        assert metric.doi in text
+        assert f"thalweg evaluate -m {name}" in text
+    about = json.loads(call("metrics", "--json"))
+    assert [each["name"] for each in about] == list(metrics.METRICS)
+    assert json.loads(call("metrics", "brier_score", "--json"))["needs"] == [
+        "thresholds",
+        "members",
+    ]
+    assert {
+        each["kind"] for each in json.loads(call("metrics", "--kind", "signature", "--json"))
+    } == {"signature"}
+    with pytest.raises(NotFound, match="did you mean 'kge"):
+        CliRunner().invoke(app, ["metrics", "kgee"], catch_exceptions=False)
+
+
+def test_names_are_completed() -> None:
+    assert ("kge", metrics.METRICS["kge"].title) in _metrics("kg")
+    assert {name for name, _ in _columns("sea")} == {"season"}
