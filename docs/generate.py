@@ -12,7 +12,9 @@ import yaml
 
 from thalweg import catalog, settings, sources, warehouse
 from thalweg.cli import app
-from thalweg.metrics import METRICS
+from thalweg.metrics import FIELDS, METRICS, Metric, requires
+from thalweg.metrics.fields import COLUMNS, OF_THRESHOLDS
+from thalweg.metrics.pairs import TRANSFORMS
 from thalweg.pipelines import specification
 from thalweg.settings import load
 from thalweg.warehouse import contracts
@@ -20,6 +22,13 @@ from thalweg.warehouse.access import definition
 from thalweg.warehouse.schema import FRESHNESS, QUANTITIES
 
 __all__ = ["PAGES", "write_all"]
+
+KINDS = {
+    "deterministic": "Of single values",
+    "categorical": "Of events",
+    "probabilistic": "Of ensembles",
+    "signature": "Signatures of a series",
+}
 
 
 def write_all(folder: Path) -> None:
@@ -54,13 +63,49 @@ command-line flag. A key that is not in this table is refused.
 
 
 def metrics_page() -> str:
-    about = "".join(
-        f"""
-## {metric.title}
+    overview, about = "", ""
+    for kind, title in KINDS.items():
+        chosen = [m for m in METRICS.values() if m.kind == kind]
+        rows = [
+            (f"`{m.name}`", m.title, _range(m.range), _perfect(m), m.unit("unit"), _needs(m))
+            for m in chosen
+        ]
+        head = ("metric", "what it is", "range", "perfect", "in", "needs")
+        overview += f"\n## {title}\n\n{table(head, rows)}\n"
+        about += f"\n## {title}, by formula\n{''.join(_metric(m) for m in chosen)}"
+    columns = [(f"`{name}`", "column of the pairs") for name in COLUMNS]
+    fields = [(f"`{name}`", field.says) for name, field in FIELDS.items()]
+    fields += [(f"`{n}`", f"{f.says} (needs thresholds)") for n, f in OF_THRESHOLDS.items()]
+    transforms = [(f"`{name}`", each.says) for name, each in TRANSFORMS.items()]
+    return f"""# Metrics
 
-`{metric.name}` ({metric.kind}): range {_range(metric.range)},
-{"nothing to be perfect in" if metric.perfect is None else f"perfect {metric.perfect:g}"},
-unit {metric.unit("that of the variable")}.
+What `thalweg.metrics.evaluate` and `thalweg evaluate` compute. $o$ is the primary (observed) value,
+$s$ the secondary (simulated or forecast) one, $\\mu$ a mean, $\\sigma$ a population standard deviation.
+"In" is the unit of the value: `unit` stands for that of the variable. What a metric needs:
+`thresholds`, by which values are events, or `members`, the forecasts of an ensemble.
+{overview}
+## What to group by
+
+The `by` of `evaluate`, and the names of which its `where` may speak, besides attributes of the
+locations.
+
+{table(("name", "what it is"), [*columns, *fields])}
+
+## Transforms
+
+What `transform` does to both values of a pair before they are compared, after an epsilon is added
+to each: for `log` and `inverse` a hundredth of the mean observation of the group, else nothing,
+unless it is given. A pair is left out if one of its values has no finite result.
+
+{table(("transform", "what becomes of a value"), transforms)}
+{about}"""
+
+
+def _metric(metric: Metric) -> str:
+    return f"""
+### {metric.title}
+
+`{metric.name}`
 
 $$
 {metric.formula}
@@ -68,17 +113,14 @@ $$
 
 {metric.reference}. [doi:{metric.doi}](https://doi.org/{metric.doi})
 """
-        for metric in METRICS.values()
-    )
-    return f"""# Metrics
 
-$o$ is the primary (observed) value, $s$ the secondary (simulated or forecast) one. Of events, $t$
-is the threshold, $a$ the number of hits, $b$ of false alarms, $c$ of misses, $d$ of correct
-negatives, and $n$ of all. Of ensembles, $x$ are the $m$ members, $y$ is the observed value, $p$ the
-share of the members that reach the threshold, $e$ whether the observed value does (1 or 0), $n$ the
-number of forecasts, and a bar is the mean over them. [What is counted, and
-how](../../topic/metrics.md).
-{about}"""
+
+def _perfect(metric: Metric) -> str:
+    return "" if metric.perfect is None else f"{metric.perfect:g}"
+
+
+def _needs(metric: Metric) -> str:
+    return ", ".join(requires(metric.name))
 
 
 def catalogue_page() -> str:

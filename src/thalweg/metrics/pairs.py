@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from thalweg.errors import InvalidInput, nearest
-from thalweg.metrics.fields import EVENT, FIELDS, OF_THRESHOLDS
+from thalweg.metrics.fields import EVENT, FIELDS, OF_THRESHOLDS, Field
 
 __all__ = [
     "ATTRIBUTES", "PAIRED", "Thresholds", "Transform", "check_attributes", "check_condition",
@@ -68,10 +68,10 @@ _EVENTS = """
 
 #: What becomes of {x}; null where that is not defined.
 TRANSFORMS = {
-    "log": "CASE WHEN {x} > 0 THEN ln({x}) END",
-    "sqrt": "CASE WHEN {x} >= 0 THEN sqrt({x}) END",
-    "inverse": "1 / nullif({x}, 0)",
-    "power": "CASE WHEN {x} > 0 THEN ({x}) ** {exponent} END",
+    "log": Field("CASE WHEN {x} > 0 THEN ln({x}) END", "natural logarithm"),
+    "sqrt": Field("CASE WHEN {x} >= 0 THEN sqrt({x}) END", "square root"),
+    "inverse": Field("1 / nullif({x}, 0)", "one divided by it"),
+    "power": Field("CASE WHEN {x} > 0 THEN ({x}) ** {exponent} END", "its power of an exponent"),
 }
 
 
@@ -84,8 +84,8 @@ class Transform:
         `log` (natural), `sqrt`, `inverse` or `power`.
     epsilon
         What is added before, in the unit of the variable, so that zero has a logarithm. By default,
-        for `log` and `inverse`, a hundredth of the mean observation of the group (Pushpalatha et
-        al. 2012, doi:10.1016/j.jhydrol.2011.11.055), else nothing.
+        for `log` and `inverse`, a hundredth of the mean observation of the group over all lead
+        times (Pushpalatha et al. 2012, doi:10.1016/j.jhydrol.2011.11.055), else nothing.
     exponent
         Of `power`.
 
@@ -119,7 +119,7 @@ class Transform:
             )
             epsilon = "epsilon"
         new = ", ".join(
-            TRANSFORMS[self.name].format(x=f"({name} + {epsilon})", exponent=self.exponent)
+            TRANSFORMS[self.name].sql.format(x=f"({name} + {epsilon})", exponent=self.exponent)
             + f" AS {name}"
             for name in ("primary_value", "secondary_value")
         )
