@@ -309,6 +309,7 @@ def test_the_tutorial_finds_the_same_on_dask_and_on_ray(
         if cell.cell_type == "code" and cell.outputs and "data" in cell.outputs[-1]
     }
     assert said["on_dask.equals(on_ray)"] == "True"
+    assert [v for source, v in said.items() if source.endswith(".equals(here)")] == ["True"]
     (pieces,) = (value for source, value in said.items() if source.endswith("len(pieces)"))
     assert int(pieces) >= 3
     (differences,) = (v for source, v in said.items() if source.endswith(".abs().max()"))
