@@ -80,14 +80,14 @@ def metrics_page() -> str:
     return f"""# Metrics
 
 What `thalweg.metrics.evaluate` and `thalweg evaluate` compute. $o$ is the primary (observed) value,
-$s$ the secondary (simulated or forecast) one, $\\mu$ a mean, $\\sigma$ a population standard deviation.
-"In" is the unit of the value: `unit` stands for that of the variable. What a metric needs:
-`thresholds`, by which values are events, or `members`, the forecasts of an ensemble.
+$s$ the secondary (simulated or forecast) one, $\\mu$ a mean, $\\sigma$ a population standard
+deviation. "In" is the unit of the value: `unit` stands for that of the variable. What a metric
+needs: `thresholds`, by which values are events, or `members`, the forecasts of an ensemble.
 {overview}
 ## What to group by
 
-The `by` of `evaluate`, and the names of which its `where` may speak, besides attributes of the
-locations.
+The `by` of `evaluate`, besides attributes of the locations. Its `where` may speak of them too, and
+of `primary_value`, `secondary_value` and, with thresholds, `threshold` and `threshold_value`.
 
 {table(("name", "what it is"), [*columns, *fields])}
 

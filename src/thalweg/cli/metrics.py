@@ -142,10 +142,12 @@ def evaluate(
     names = tuple(metric or metrics.DEFAULT)
     keys = tuple(by or DEFAULT)
     with working("Reading and counting"):
-        links = In("primary_location_id", location) if location else None
+        links: Any = "location_crosswalks"
+        if location:
+            chosen = In("primary_location_id", location)  # type: ignore[call-arg, arg-type]
+            links = warehouse.read(links, where=chosen, settings=settings)
         found = metrics.evaluate(
-            crosswalk=warehouse.read("location_crosswalks", where=links, settings=settings),
-            metrics=names, by=keys, lead_time_bin=lead_time_bin, where=condition,
+            crosswalk=links, metrics=names, by=keys, lead_time_bin=lead_time_bin, where=condition,
             parameters=parameters, thresholds=pairs(threshold) or None,
             attributes=None if _are_known(keys) else "location_attributes",
             transform=transform, minimum=minimum, bootstrap=how or None, settings=settings,

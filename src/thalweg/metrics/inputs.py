@@ -90,10 +90,12 @@ def tabled(frame: Frame) -> pa.Table:
     Raises
     ------
     InvalidInput
-        It is no table; a time has no time zone.
+        It is no table; a time has no time zone (those of xarray are in UTC).
     """
-    if hasattr(frame, "to_dataframe"):  # xarray
+    if hasattr(frame, "to_dataframe"):  # xarray, whose times have no zone and are in UTC
         frame = frame.to_dataframe().reset_index()
+        for name in frame.select_dtypes("datetime"):
+            frame[name] = frame[name].dt.tz_localize("UTC")
     if hasattr(frame, "collect") and not isinstance(frame, pa.Table):  # Polars, lazy
         frame = frame.collect()
     if hasattr(frame, "to_arrow"):  # Polars

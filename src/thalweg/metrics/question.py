@@ -27,6 +27,12 @@ ALWAYS = ("variable_name", "unit_name")
 SPOKEN = (
     *COLUMNS, *ALWAYS, "primary_value", "secondary_value", "lead_time", "threshold_value",
 )  # fmt: skip
+#: What DuckDB says of a condition that makes no sense, or of its values.
+OF_CONDITION = (
+    duckdb.BinderException, duckdb.CatalogException, duckdb.ConversionException,
+    duckdb.InvalidInputException, duckdb.OutOfRangeException, duckdb.ParserException,
+    duckdb.PermissionException,
+)  # fmt: skip
 #: Relations of which a row is a forecast with all its members.
 OF_ENSEMBLES = {"ensembles", "exceedances"}
 #: Names that mean something already, and so no attribute.
@@ -164,8 +170,7 @@ class Question:
                 pairs.limits(connection, self.thresholds)
             try:
                 yield connection
-            except (duckdb.BinderException, duckdb.ParserException, duckdb.ConversionException,
-                    duckdb.InvalidInputException) as error:  # fmt: skip
+            except OF_CONDITION as error:
                 if not self.where:
                     raise
                 raise InvalidInput(f"cannot choose pairs where {self.where!r}: {error}") from None

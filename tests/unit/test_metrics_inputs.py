@@ -1,0 +1,132 @@
+"""Inputs of metrics: names of tables and frames of every kind give the same, to the last digit."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import xarray as xr
+
+from thalweg import database, metrics, warehouse
+from thalweg.errors import InvalidInput, NotFound
+from thalweg.metrics import inputs, scale
+from thalweg.settings import Settings
+
+NAMES = ["kge", "rmse", "spearman_r", "nse_log"]
+TABLES = ("primary_timeseries", "secondary_timeseries", "location_crosswalks")
+Series = tuple[pa.Table, pa.Table, pa.Table]
+
+
+@pytest.fixture(scope="module")
+def gauges(shared_data: Path) -> Series:
+    """A month of both real gauges."""
+    folder = shared_data / "usgs_nwm_two_gauges"
+    primary, secondary, crosswalk = (pq.read_table(folder / f"{name}.parquet") for name in TABLES)
+    begin = dt.datetime(2006, 1, 1, tzinfo=dt.UTC)
+    field = pc.field("value_time")
+    chosen = (field >= begin) & (field < begin + dt.timedelta(days=31))
+    return primary.filter(chosen), secondary.filter(chosen), crosswalk
+
+
+@pytest.mark.parametrize(
+    "turned",
+    [
+        lambda table: table,
+        lambda table: table.to_pandas(),
+        pl.from_arrow,
+        lambda table: pl.from_arrow(table).lazy(),
+    ],
+    ids=["Arrow", "pandas", "Polars", "lazy Polars"],
+)
+def test_frames_of_every_kind(gauges: Series, turned: Any) -> None:
+    expected = metrics.evaluate(*gauges, NAMES)
+    assert len(expected) == 2
+    assert metrics.evaluate(*(turned(table) for table in gauges), NAMES).equals(expected)
+
+
+def test_xarray(gauges: Series) -> None:
+    """One array a gauge over the time, with the other columns as coordinates without dimension."""
+    expected = metrics.evaluate(*gauges, NAMES, by=["primary_location_id"])
+    link = gauges[2].to_pylist()[0]
+    sides = []
+    ids = (link["primary_location_id"], link["secondary_location_id"])
+    for table, id in zip(gauges[:2], ids, strict=True):
+        frame = table.filter(pc.field("location_id") == id).to_pandas()
+        same = {
+            name: frame[name].iloc[0]
+            for name in ("unit_name", "variable_name", "configuration_name", "location_id")
+        }
+        # Times of xarray are in UTC by convention, and say nothing of it.
+        times = frame["value_time"].dt.tz_convert(None).to_numpy()
+        sides.append(
+            xr.DataArray(
+                frame["value"].to_numpy(), name="value", dims="value_time",
+                coords={"value_time": times, **same},
+            )
+        )  # fmt: skip
+    sides[1] = sides[1].assign_coords(reference_time=sides[1]["value_time"].to_numpy()[0])
+    (row,) = metrics.evaluate(*sides, gauges[2], NAMES, by=["primary_location_id"]).to_pylist()
+    (same,) = expected.filter(
+        pc.field("primary_location_id") == link["primary_location_id"]
+    ).to_pylist()
+    assert row == same
+
+
+def test_tables_by_name(store: Settings, gauges: Series) -> None:
+    database.migrate()
+    warehouse.migrate()
+    for name, table in zip(TABLES, gauges, strict=True):
+        if name == "primary_timeseries":
+            table = table.drop("reference_time")
+        warehouse.write(name, table)
+    expected = metrics.evaluate(*gauges, NAMES)
+    found = metrics.evaluate(metrics=NAMES)
+    for name in NAMES:  # the order of rows is not promised
+        assert found[name].to_pylist() == pytest.approx(expected[name].to_pylist(), rel=1e-12)
+    assert metrics.evaluate(metrics=NAMES).equals(found)
+    alone = metrics.evaluate(crosswalk=gauges[2].slice(0, 1), metrics=NAMES)
+    assert alone["count"].to_pylist() == found["count"].to_pylist()[1:]
+    mixed = metrics.evaluate("primary_timeseries", gauges[1].to_pandas(), gauges[2], NAMES)
+    assert mixed["count"].equals(found["count"])
+    pairs = metrics.joined()
+    assert len(pairs) == sum(expected["count"].to_pylist())
+    with pytest.raises(NotFound, match="did you mean 'primary_timeseries'"):
+        metrics.evaluate("primary_timeserie")
+
+
+def test_pieces_give_the_same_as_the_whole(gauges: Series, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One location more in a piece changes nothing; nor do threads."""
+    how = metrics.Bootstrap(replicates=5, block=24)
+    options: dict[str, Any] = {"thresholds": {"high": "90%"}, "bootstrap": how}
+    names = [*NAMES, "probability_of_detection"]
+    whole = metrics.evaluate(*gauges, names, **options)
+    monkeypatch.setattr(inputs, "ROWS", 1000)
+    pieces = list(inputs.parts(*gauges, whole=False))
+    assert [len(part.crosswalk) for part in pieces] == [1, 1]
+    assert metrics.evaluate(*gauges, names, **options).equals(whole)
+    assert scale.run(len, ["a", "bb"]) == [1, 2]
+
+
+def test_what_is_no_input(gauges: Series) -> None:
+    primary, secondary, crosswalk = gauges
+    naive = primary.to_pandas()
+    naive["value_time"] = naive["value_time"].dt.tz_convert(None)
+    for wrong, says in (
+        (naive, r"value_time holds times without a time zone: .*tz_localize\('UTC'\)"),
+        ([1, 2], "expected the name of a warehouse table, .* got list"),
+        (None, "got NoneType"),
+        (primary.drop("value"), "primary lacks value; it has"),
+    ):
+        with pytest.raises(InvalidInput, match=says):
+            metrics.evaluate(wrong, secondary, crosswalk)
+    with pytest.raises(InvalidInput, match="crosswalk lacks secondary_location_id"):
+        metrics.evaluate(primary, secondary, crosswalk.drop("secondary_location_id"))
+    with pytest.raises(InvalidInput, match="cluster is int: expected"):
+        metrics.evaluate(primary, secondary, crosswalk, cluster=3)
+    assert len(metrics.evaluate(primary, secondary, crosswalk.slice(0, 0))) == 0
