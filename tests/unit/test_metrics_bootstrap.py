@@ -118,6 +118,17 @@ def test_blocks_of_correlated_errors_tell_that_they_are_less_certain() -> None:
     assert metrics.block_length(np.ones(50)) == metrics.block_length(values[:2]) == 1
 
 
+def test_errors_of_flow_are_remembered_for_weeks(shared_data: Path) -> None:
+    """Of twelve years of hours at Steamboat Creek, as the documentation tells."""
+    folder = shared_data / "usgs_nwm_two_gauges"
+    names = ("primary_timeseries", "secondary_timeseries", "location_crosswalks")
+    tables = [pq.read_table(folder / f"{name}.parquet") for name in names]
+    pairs = metrics.joined(*tables).filter(pc.field("primary_location_id") == "usgs-14316700")
+    found = pairs["secondary_value"].to_numpy() - pairs["primary_value"].to_numpy()
+    assert len(found) == 100_072
+    assert metrics.block_length(found) == 810
+
+
 def test_the_truth_is_covered_about_as_often_as_said() -> None:
     """90 % intervals of the mean of 150 independent errors, 60 times."""
     generator = np.random.default_rng(3)

@@ -153,7 +153,7 @@ def test_bins_of_lead_time(helene: Series) -> None:
         assert rows[0]["count"] == len(pairs)
         ours = {row["lead_time_bin"]: (row["count"], row["mean_error"]) for row in rows[1:]}
         assert alike(ours, theirs)
-    with pytest.raises(InvalidInput, match="at least 1 hour, got 0"):
+    with pytest.raises(InvalidInput, match="at least 1, got 0"):
         metrics.evaluate(*helene, lead_time_bin=0)
 
 
@@ -196,6 +196,17 @@ def test_events_of_the_real_series(gauges: Series) -> None:
     }
     assert alike(ours, by_pandas(pairs, keys))
     assert len(ours) > 20
+
+
+def test_percentiles_are_of_what_is_observed() -> None:
+    """Of all finite ones, also those without a forecast beside them; between two, linear."""
+    odd = [1, 1, 2, 3, float("nan"), float("inf"), None, 9]
+    (row,) = evaluate(
+        odd, [0, 0, 0, 2.2], metrics=["false_negatives", "true_negatives", "true_positives"],
+        thresholds={"high": "55%"},
+    )  # fmt: skip
+    assert np.quantile([1, 1, 2, 3, 9], 0.55) == pytest.approx(2.2)
+    assert [row[name] for name in list(row)[-3:]] == [0, 3, 1]
 
 
 def test_events_by_hand() -> None:
@@ -312,6 +323,25 @@ def test_a_condition_is_one_expression_on_the_pairs(where: str) -> None:
         evaluate([1, 2], [1, 2], where=where)
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"lead_time_bin": 1.5}, "whole hours, at least 1, got 1.5"),
+        ({"parameters": [1]}, "parameters are the values of where"),
+        ({"metrics": ["accuracy"], "thresholds": {"low": 1}, "transform": "log"}, "no transform"),
+    ],
+)
+def test_what_makes_no_sense_is_said(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        evaluate([1, 2], [1, 2], **options)
+
+
+def test_transforms_take_finite_numbers() -> None:
+    for wrong in ({"epsilon": float("nan")}, {"exponent": float("inf")}):
+        with pytest.raises(InvalidInput, match=r"finite|exponent"):
+            metrics.Transform("power", **{"exponent": 0.2, **wrong})
+
+
 def test_groups_of_nothing() -> None:
     """Keys that are NULL are a group, also where a metric is of other rows than the pairs."""
     names = ["spearman_r", "nse_log", "annual_peak_relative_bias", "kge"]
@@ -328,6 +358,8 @@ def test_groups_of_nothing() -> None:
 def test_a_key_twice_is_a_key_once() -> None:
     (row,) = evaluate([1, 2], [2, 3], by=["season", "season", "unit_name", "variable_name"])
     assert list(row) == ["season", "lead_time_bin", *KEYS, "count", "mean_error"]
+    (row,) = evaluate([1, 2], [2, 3], metrics="mean_error", by="season")
+    assert (row["season"], row["mean_error"]) == ("DJF", 1.0)
     (row,) = evaluate([1, 2], [2, 3], metrics=["kge", "kge"])
     assert [name for name in row if name.startswith("kge")] == ["kge"]
 

@@ -12,7 +12,7 @@ from thalweg.metrics import inputs, pairs
 from thalweg.metrics.bootstrap import Bootstrap, Sampled
 from thalweg.metrics.inputs import Frame
 from thalweg.metrics.pairs import Thresholds, Transform
-from thalweg.metrics.question import Question, ask, asked
+from thalweg.metrics.question import Question, ask, asked, listed
 from thalweg.metrics.table import DEFAULT, METRICS
 from thalweg.settings import Settings
 
@@ -153,7 +153,7 @@ def evaluate(
         by, lead_time_bin=lead_time_bin, where=where, parameters=parameters, thresholds=thresholds,
         attributes=attributes, transform=transform, minimum=minimum, settings=settings,
     )  # fmt: skip
-    names = tuple(dict.fromkeys(metrics))
+    names = listed(metrics)
     question = (
         Question(names=names, **options)
         if bootstrap is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -104,6 +105,9 @@ class Transform:
             raise InvalidInput(
                 "power needs an exponent, as 0.2, and the other transforms have none"
             )
+        for number in (epsilon, exponent):
+            if number is not None and not math.isfinite(number):
+                raise InvalidInput(f"{name} by {number}: expected a number that is finite")
         self.name, self.epsilon, self.exponent = name, epsilon, exponent
 
     def sql(self, query: str, keys: Sequence[str]) -> str:
@@ -211,7 +215,9 @@ def _limit(name: str, value: float | str) -> str:
             f"120, or a percentile of the observations, as '90%'"
         )
     return (
-        f"quantile_cont(value, {number / 100!r})" if text.endswith("%") else f"{number!r}::DOUBLE"
+        f"quantile_cont(value::DOUBLE, {number / 100!r})"
+        if text.endswith("%")
+        else f"{number!r}::DOUBLE"
     )
 
 

@@ -20,7 +20,7 @@ from thalweg.metrics.pairs import ATTRIBUTES, Thresholds, Transform, quoted
 from thalweg.metrics.table import METRICS, RELATIONS, STATISTICS
 from thalweg.settings import Settings
 
-__all__ = ["Question", "ask", "asked", "common", "groups", "relations", "requires"]
+__all__ = ["Question", "ask", "asked", "common", "groups", "listed", "relations", "requires"]
 
 ALWAYS = ("variable_name", "unit_name")
 #: Columns of the pairs of which a statistic or a relation may speak.
@@ -56,12 +56,17 @@ def asked(
     if thresholds is not None and not isinstance(thresholds, Mapping):
         thresholds = tabled(thresholds)
     return {
-        "by": tuple(key for key in dict.fromkeys(by) if key not in ALWAYS),
+        "by": tuple(key for key in listed(by) if key not in ALWAYS),
         "lead_time_bin": lead_time_bin, "where": where, "parameters": parameters,
         "thresholds": thresholds, "minimum": minimum,
         "attributes": None if attributes is None else everything(attributes, ATTRIBUTES, settings),
         "transform": Transform(transform) if isinstance(transform, str) else transform,
     }  # fmt: skip
+
+
+def listed(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Each name once; a name by itself is one."""
+    return tuple(dict.fromkeys([names] if isinstance(names, str) else names))
 
 
 def ask(
@@ -107,10 +112,12 @@ class Question:
         fields = FIELDS | (OF_THRESHOLDS if self.thresholds is not None else {})
         _known(self.names, METRICS, "metric")
         _known(self.by, [*COLUMNS, *fields, *self.attribute_names], "column to group by")
-        if self.lead_time_bin is not None and self.lead_time_bin < 1:
+        if self.lead_time_bin is not None and (self.lead_time_bin < 1 or self.lead_time_bin % 1):
             raise InvalidInput(
-                f"lead_time_bin is a width of at least 1 hour, got {self.lead_time_bin}"
+                f"lead_time_bin is a width of whole hours, at least 1, got {self.lead_time_bin}"
             )
+        if self.parameters and not self.where:
+            raise InvalidInput("parameters are the values of where, and there is none")
         if _says("threshold_value", self.spoken) and (self.thresholds is None or self.transform):
             missing = "no transform" if self.transform else "thresholds={'high': '90%'}"
             raise InvalidInput(f"{', '.join(self.shown)}: metrics of events need {missing}")
