@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import xarray as xr
 from thalweg import database, metrics, warehouse
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.metrics import inputs, scale
+from thalweg.metrics.bootstrap import Sampled
+from thalweg.metrics.question import asked
 from thalweg.settings import Settings
 
 NAMES = ["kge", "rmse", "spearman_r", "nse_log"]
@@ -111,6 +114,10 @@ def test_pieces_give_the_same_as_the_whole(gauges: Series, monkeypatch: pytest.M
     assert [len(part.crosswalk) for part in pieces] == [1, 1]
     assert metrics.evaluate(*gauges, names, **options).equals(whole)
     assert scale.run(len, ["a", "bb"]) == [1, 2]
+    # What a worker elsewhere is sent, and what it sends back.
+    question = Sampled(names=("kge",), bootstrap=how, **asked(["primary_location_id"]))
+    there = pickle.loads(pickle.dumps(question.answer))  # noqa: S301 - our own
+    assert there(pieces[0]).equals(question.answer(pieces[0]))
 
 
 def test_what_is_no_input(gauges: Series) -> None:
