@@ -13,7 +13,7 @@ import pytest
 import s3fs
 import xarray as xr
 from damage import damaged
-from on_disk import raw_file
+from on_disk import edited, raw_file
 from zarr.storage import FsspecStore
 
 from thalweg import database, raw, warehouse
@@ -51,14 +51,6 @@ def noaa(store: Settings, shared_data: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def route_link(shared_data: Path) -> bytes:
     return (shared_data / "nwm_usgs_lower_colorado" / "RouteLink.nc").read_bytes()
-
-
-def edited(content: bytes, edit: object) -> bytes:
-    """The NetCDF file after `edit(h5py file)`."""
-    buffer = io.BytesIO(content)
-    with h5py.File(buffer, "r+") as file:
-        edit(file)  # type: ignore[operator]
-    return buffer.getvalue()
 
 
 def test_715_pairs_from_raw_files_to_the_warehouse(noaa: Settings, route_link: bytes) -> None:
