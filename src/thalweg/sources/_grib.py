@@ -12,7 +12,7 @@ import sqlite3  # noqa: F401
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -31,10 +31,12 @@ if find_spec("pyproj"):
     import_module("pyproj")
 import eccodes  # type: ignore[import-untyped]
 
-__all__ = ["Area", "read"]
+__all__ = ["Area", "read", "reader"]
 
 #: West, south, east and north edge in degrees.
 Area = tuple[float, float, float, float]
+#: Global attributes of the datasets, or how they follow from the files.
+About = Mapping[str, str] | Callable[[Sequence[RawFile]], Mapping[str, str]]
 
 # The largest float32, which no field holds: ecCodes' own 9999 is a possible value.
 MISSING = float(np.finfo("float32").max)
@@ -181,6 +183,37 @@ def read(
         groups.setdefault(field.group, []).append(field)
     common = {"Conventions": "CF-1.11", **(attributes or {})}
     return {name: _dataset(name, members, common) for name, members in sorted(groups.items())}
+
+
+def reader(about: About) -> Callable[..., dict[str, xr.Dataset]]:
+    """The function `read` of a source whose datasets have these global attributes."""
+
+    def read_fields(
+        files: Iterable[RawFile],
+        *,
+        area: Area | None = None,
+        select: Mapping[str, Any] | None = None,
+    ) -> dict[str, xr.Dataset]:
+        """Fields by type of level, for `thalweg.gridded.write`.
+
+        Parameters
+        ----------
+        area
+            West, south, east, north in degrees, to keep a part of the grid.
+        select
+            Only messages with these values of ecCodes keys, as in `{"shortName": "2t"}`.
+
+        Raises
+        ------
+        InvalidInput
+            A file is damaged or no GRIB, or the files have no one grid.
+        """
+        files = list(files)
+        attributes = about(files) if callable(about) else about
+        return read(files, area=area, select=select, attributes=attributes)
+
+    read_fields.__name__ = read_fields.__qualname__ = "read"
+    return read_fields
 
 
 def _fields(

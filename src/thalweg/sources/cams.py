@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import xarray as xr
+from collections.abc import Sequence
 
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
@@ -27,6 +24,7 @@ ATTRIBUTES = {
 COLLECTION = "cams-global-atmospheric-composition-forecasts"
 VARIABLES = ("particulate_matter_2.5um", "particulate_matter_10um")
 CYCLES = (0, 12)
+read = _grib.reader(ATTRIBUTES)
 
 
 def fetch(
@@ -79,26 +77,3 @@ def fetch(
         if progress:
             progress(done, len(issues))
     return files
-
-
-def read(
-    files: Iterable[RawFile],
-    *,
-    area: _grib.Area | None = None,
-    select: Mapping[str, Any] | None = None,
-) -> dict[str, xr.Dataset]:
-    """Fields by type of level, for `thalweg.gridded.write`.
-
-    Parameters
-    ----------
-    area
-        West, south, east, north in degrees, to keep a part of the grid.
-    select
-        Only messages with these values of ecCodes keys, as in `{"shortName": "2t"}`.
-
-    Raises
-    ------
-    InvalidInput
-        A file is damaged or no GRIB.
-    """
-    return _grib.read(files, area=area, select=select, attributes=ATTRIBUTES)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import xarray as xr
+from collections.abc import Sequence
 
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
@@ -26,6 +23,7 @@ ATTRIBUTES = {
 }
 COLLECTION = "reanalysis-era5-single-levels"
 VARIABLES = ("2m_temperature", "2m_dewpoint_temperature", "total_precipitation")
+read = _grib.reader(ATTRIBUTES)
 
 
 def fetch(
@@ -81,26 +79,3 @@ def fetch(
         if progress:
             progress(done, len(months))
     return files
-
-
-def read(
-    files: Iterable[RawFile],
-    *,
-    area: _grib.Area | None = None,
-    select: Mapping[str, Any] | None = None,
-) -> dict[str, xr.Dataset]:
-    """Fields by type of level, for `thalweg.gridded.write`.
-
-    Parameters
-    ----------
-    area
-        West, south, east, north in degrees, to keep a part of the grid.
-    select
-        Only messages with these values of ecCodes keys, as in `{"shortName": "2t"}`.
-
-    Raises
-    ------
-    InvalidInput
-        A file is damaged or no GRIB.
-    """
-    return _grib.read(files, area=area, select=select, attributes=ATTRIBUTES)

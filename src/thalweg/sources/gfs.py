@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import xarray as xr
 
 from thalweg.errors import InvalidInput, nearest
 from thalweg.raw import RawFile
@@ -107,38 +104,21 @@ def fetch(
     return fetch_messages("gfs", model, wanted, choose, settings, progress)
 
 
-def read(
-    files: Iterable[RawFile],
-    *,
-    area: _grib.Area | None = None,
-    select: Mapping[str, Any] | None = None,
-) -> dict[str, xr.Dataset]:
-    """Fields by type of level, for `thalweg.gridded.write`; the files are of one model.
-
-    Parameters
-    ----------
-    area
-        West, south, east, north in degrees, to keep a part of the grid.
-    select
-        Only messages with these values of ecCodes keys, as in `{"shortName": "2t"}`.
-
-    Raises
-    ------
-    InvalidInput
-        Files of two models; a file is damaged or no GRIB.
-    """
-    files = list(files)
+def _about(files: Sequence[RawFile]) -> dict[str, str]:
+    """Attributes of the datasets of these files, which are of one model."""
     models = {file.dataset for file in files}
     if len(models) > 1:
         raise InvalidInput(f"files of {' and '.join(sorted(models))}: each has a grid of its own")
     model = next(iter(models), "gfs")
-    attributes = {
+    return {
         "title": MODELS[model].title if model in MODELS else TITLE,
         "institution": "NOAA National Centers for Environmental Prediction",
         "license": LICENCE,
         "configuration_name": f"{model}_forecast",
     }
-    return _grib.read(files, area=area, select=select, attributes=attributes)
+
+
+read = _grib.reader(_about)
 
 
 def _chosen(index: str, fields: set[str]) -> list[Part]:

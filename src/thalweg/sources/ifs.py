@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import xarray as xr
+from collections.abc import Sequence
 
 from thalweg.errors import InvalidInput
 from thalweg.raw import RawFile
@@ -35,6 +32,7 @@ STEPS = (*range(0, 145, 3), *range(150, 361, 6))
 #: Before, forecasts of 6 and 18 h were a stream of their own; in the mirrors they still are.
 CYCLE_50R1 = dt.datetime(2026, 5, 12, 6, tzinfo=dt.UTC)
 FIELDS = ("2t", "2d", "tp")
+read = _grib.reader(ATTRIBUTES)
 
 
 def fetch(
@@ -81,29 +79,6 @@ def fetch(
         return _chosen(index, set(fields), {str(level) for level in levels})
 
     return fetch_messages("ifs", "oper", wanted, choose, settings, progress)
-
-
-def read(
-    files: Iterable[RawFile],
-    *,
-    area: _grib.Area | None = None,
-    select: Mapping[str, Any] | None = None,
-) -> dict[str, xr.Dataset]:
-    """Fields by type of level, for `thalweg.gridded.write`.
-
-    Parameters
-    ----------
-    area
-        West, south, east, north in degrees, to keep a part of the globe.
-    select
-        Only messages with these values of ecCodes keys, as in `{"shortName": "2t"}`.
-
-    Raises
-    ------
-    InvalidInput
-        A file is damaged or no GRIB.
-    """
-    return _grib.read(files, area=area, select=select, attributes=ATTRIBUTES)
 
 
 def _file(issue: dt.datetime, step: int, settings: Settings) -> RemoteGrib:
