@@ -24,8 +24,13 @@ from thalweg.raw import RawFile
 from thalweg.settings import Settings
 
 __all__ = [
+    "CONFIGURATIONS",
+    "LOCATIONS",
+    "PRIMARY",
+    "SECONDARY",
     "SERIES",
     "TIME",
+    "UNITS",
     "VARIABLE",
     "Moment",
     "Progress",
@@ -43,7 +48,7 @@ __all__ = [
 
 TIME = pa.timestamp("us", "UTC")
 VARIABLE = "streamflow_hourly_inst"
-#: Columns of a timeseries, observed; `reference_time` and `quality_code` may be null.
+#: Columns of any timeseries; `reference_time` may be null.
 SERIES = pa.schema(
     {
         "reference_time": TIME,
@@ -53,10 +58,15 @@ SERIES = pa.schema(
         "location_id": pa.string(),
         "configuration_name": pa.string(),
         "variable_name": pa.string(),
-        "quality_code": pa.string(),
         "raw_file_id": pa.string(),
     }
 )
+#: Columns of an observed timeseries, and of a simulated one; the last may be null in both.
+PRIMARY = SERIES.append(pa.field("quality_code", pa.string()))
+SECONDARY = SERIES.append(pa.field("member", pa.string()))
+CONFIGURATIONS = pa.schema(dict.fromkeys(("name", "type", "description"), pa.string()))
+LOCATIONS = pa.schema({"id": pa.string(), "name": pa.string(), "geometry": pa.binary()})
+UNITS = pa.schema({"name": pa.string(), "long_name": pa.string()})
 #: Called with how many parts are done, and of how many.
 Progress = Callable[[int, int], None]
 Moment = str | dt.date | dt.datetime

@@ -30,7 +30,8 @@ from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
 from thalweg.sources import _usgs
 from thalweg.sources._common import (
-    SERIES,
+    LOCATIONS,
+    PRIMARY,
     Moment,
     Progress,
     RemoteObject,
@@ -195,7 +196,7 @@ def read(files: Iterable[RawFile]) -> dict[str, pa.Table]:
     InvalidInput
         A file is damaged, or is not what the provider promises.
     """
-    series = [SERIES.empty_table()]
+    series = [PRIMARY.empty_table()]
     places: dict[str, dict[str, Any]] = {}
     attributes: list[dict[str, Any]] = []
     missing = 0
@@ -211,7 +212,7 @@ def read(files: Iterable[RawFile]) -> dict[str, pa.Table]:
         "configurations": pa.Table.from_pylist([CONFIGURATION]),
         "locations": pa.Table.from_pylist(
             [{"id": key, **place} for key, place in places.items()],
-            pa.schema({"id": pa.string(), "name": pa.string(), "geometry": pa.binary()}),
+            LOCATIONS,
         ),
         "primary_timeseries": pa.concat_tables(series).replace_schema_metadata(
             {"missing": str(missing)}
@@ -347,7 +348,7 @@ def _rows(readings: pd.DataFrame, file: RawFile) -> tuple[pa.Table, int]:
     key = ["location_id", "variable_name", "value_time"]
     rows = rows.drop_duplicates(key, keep="last").sort_values(key)
     present = np.isfinite(rows["value"]) & (rows["value"] != MISSING)
-    series = pa.Table.from_pandas(rows.loc[present, SERIES.names], SERIES, preserve_index=False)
+    series = pa.Table.from_pandas(rows.loc[present, PRIMARY.names], PRIMARY, preserve_index=False)
     return series.replace_schema_metadata(None), int((~present).sum())
 
 
