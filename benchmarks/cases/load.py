@@ -79,6 +79,7 @@ def _load(size: int, repeats: int) -> Load:
     rows = stores.series(size)
     file = _known(rows)
     rows = rows.append_column("raw_file_id", pa.repeat(file.id, len(rows)))
+    rows = stores.full(rows).drop_columns(["run_id"])  # what the source promises
     load = Load(len(rows))
 
     def read(_files: Sequence[RawFile]) -> Mapping[str, pa.Table]:
@@ -112,7 +113,7 @@ def _known(rows: pa.Table) -> RawFile:
     warehouse.write(
         "configurations", pa.table({"name": ["nwm30_retrospective"], "type": ["secondary"]})
     )
-    return raw.land("sample", "made-up", f"{len(rows)} rows".encode(), extension="txt", url="none:")
+    return raw.land("nwm", "made-up", f"{len(rows)} rows".encode(), extension="txt", url="none:")
 
 
 def _run() -> str:

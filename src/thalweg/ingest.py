@@ -1,4 +1,7 @@
-"""From raw files to the warehouse: read, check, convert, write; what cannot pass is kept aside."""
+"""From raw files to the warehouse: read, check, convert, write; what cannot pass is kept aside.
+
+A file is held to the contract of its source first, then its rows to those of the tables.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ import pyarrow as pa
 
 from thalweg import quarantine
 from thalweg.errors import InvalidInput
-from thalweg.quarantine import Loaded
+from thalweg.quarantine import Entry, Loaded
 from thalweg.raw import RawFile
 from thalweg.settings import Settings
+from thalweg.warehouse import promises
 from thalweg.warehouse.units import STANDARD
 
 __all__ = ["Loaded", "Progress", "Read", "load"]
@@ -50,26 +54,34 @@ def load(
     Raises
     ------
     InvalidInput
-        The source gives columns that a table does not have: that is no matter of a file.
+        A source promises nothing; or it is none of ours, and gives columns that a table does not
+        have. That is no matter of a file.
     NotFound, Unavailable
         A store or the catalogue does not answer.
     """
+    for source in {file.source for file in files}:
+        promises.of(source)
     parts: dict[str, list[pa.Table]] = {}
-    kept, readable = [], []
+    kept: list[Entry] = []
+    readable = []
     missing = 0
     for count, file in enumerate(files, start=1):
         try:
             tables = read([file])
+            rows_of, others = quarantine.from_source(file, tables, settings)
         except InvalidInput as error:
             kept.append(quarantine.keep_file(file, str(error), settings))
         else:
             readable.append(file.id)
-            for name, rows in tables.items():
-                missing += int((rows.schema.metadata or {}).get(b"missing", 0))
-                parts.setdefault(name, []).append(quarantine.of_file(file, rows))
+            kept += others
+            for name, rows in rows_of.items():
+                missing += int((tables[name].schema.metadata or {}).get(b"missing", 0))
+                parts.setdefault(name, []).append(rows)
         if progress:
             progress(count, len(files))
     joined = {n: pa.concat_tables(p, promote_options="permissive") for n, p in parts.items()}
     done = quarantine.admit(joined, settings, units=units)
     quarantine.release(readable, settings)
-    return replace(done, quarantined=(*kept, *done.quarantined), missing=missing)
+    # Rows that break both contracts of one file are one entry: its last state counts.
+    entries = {entry.id: entry for entry in (*kept, *done.quarantined)}
+    return replace(done, quarantined=tuple(entries.values()), missing=missing)

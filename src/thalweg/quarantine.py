@@ -33,7 +33,7 @@ from thalweg import database, raw, record, sources, storage, warehouse
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.warehouse import Written, contracts
+from thalweg.warehouse import Written, contracts, promises
 from thalweg.warehouse.access import definition
 from thalweg.warehouse.schema import TABLES
 from thalweg.warehouse.units import STANDARD, Conversion, convert
@@ -43,6 +43,7 @@ __all__ = [
     "Loaded",
     "admit",
     "discard",
+    "from_source",
     "keep",
     "keep_file",
     "list",
@@ -244,11 +245,12 @@ def retry(id: str, settings: Settings | None = None) -> Loaded:
     while True:
         entry, rows = show(id, settings)
         if rows is None:
-            done = admit(_read_again(entry, settings), settings, replace="older")
+            tables, kept = _read_again(entry, settings)
+            done = admit(tables, settings, replace="older")
             release([str(entry.raw_file_id)], settings)
-            return done
+            return changed(done, quarantined=(*kept, *done.quarantined))
         table = str(entry.table)
-        good, bad = contracts.check(table, rows.drop_columns(["reason"]), settings)
+        good, bad = _check_again(entry, rows.drop_columns(["reason"]), settings)
         good, converted = _convert(good, STANDARD)
         written = warehouse.write(table, good, settings, replace="older")
         if bad.num_rows:
@@ -266,6 +268,30 @@ def list(settings: Settings | None = None, *, released: bool = False) -> Sequenc
         wanted = wanted.where(QuarantineRow.released_at.is_(None))
     with database.session(settings) as session:
         return [_made(row) for row in session.scalars(wanted)]
+
+
+def from_source(
+    file: RawFile, tables: Mapping[str, pa.Table], settings: Settings | None = None
+) -> tuple[dict[str, pa.Table], Sequence[Entry]]:
+    """What the source of a file has promised of its rows; the others are kept here.
+
+    Parameters
+    ----------
+    tables
+        What the source's `read` gives of this file.
+
+    Raises
+    ------
+    InvalidInput
+        The file has other tables, columns or types than its source promises.
+    """
+    promises.check_file(file.source, tables)
+    given, kept = {}, []
+    for name, rows in tables.items():
+        given[name], bad = promises.check_rows(file.source, name, of_file(file, rows))
+        if bad.num_rows:
+            kept.append(keep(name, bad, file.id, settings))
+    return given, kept
 
 
 def of_file(file: RawFile, rows: pa.Table) -> pa.Table:
@@ -306,7 +332,17 @@ def _by_file(rows: pa.Table) -> Iterator[tuple[str | None, pa.Table]]:
         yield file, rows.filter(column.is_null() if file is None else column == file)
 
 
-def _read_again(entry: Entry, settings: Settings) -> Mapping[str, pa.Table]:
+def _check_again(entry: Entry, rows: pa.Table, settings: Settings) -> tuple[pa.Table, pa.Table]:
+    """The good and the bad rows of an entry, by what source and table say today."""
+    others = []
+    for file in raw.find(ids=[entry.raw_file_id], settings=settings) if entry.raw_file_id else []:
+        rows, bad = promises.check_rows(file.source, str(entry.table), rows)
+        others.append(bad)
+    good, bad = contracts.check(str(entry.table), rows, settings)
+    return good, pa.concat_tables([*others, bad], promote_options="permissive")
+
+
+def _read_again(entry: Entry, settings: Settings) -> tuple[Mapping[str, pa.Table], Sequence[Entry]]:
     (file,) = raw.find(ids=[str(entry.raw_file_id)], settings=settings)
     read = sources.get(file.source).read
     given = {"crosswalk": lambda: warehouse.read("location_crosswalks", settings=settings)}
@@ -323,7 +359,7 @@ def _read_again(entry: Entry, settings: Settings) -> Mapping[str, pa.Table]:
             f"{file.url} holds fields, and the warehouse takes rows: ingest it again as before; "
             f"once it can be read it is released"
         )
-    return {name: of_file(file, rows) for name, rows in tables.items()}
+    return from_source(file, tables, settings)
 
 
 def _get(id: str, settings: Settings | None) -> Entry:

@@ -215,6 +215,8 @@ def test_a_file_that_is_read_again_replaces_nothing_of_a_later_one(
     entry = quarantine.keep_file(file, "not understood yet")
     quarantine.admit({NAME: observations(location, [3.0], new_id())})
     rows = observations(location, [1.0, 2.0], file.id)
+    for name in ("reference_time", "quality_code"):
+        rows = rows.append_column(name, pa.nulls(2))
     monkeypatch.setattr(sources.get("usgs"), "read", lambda files: {NAME: rows})  # it is mended
     (written,) = quarantine.retry(entry.id).written
     assert (written.added, written.changed) == (1, 0)

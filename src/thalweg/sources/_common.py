@@ -25,6 +25,7 @@ from thalweg.settings import Settings
 
 __all__ = [
     "CONFIGURATIONS",
+    "CROSSWALKS",
     "LOCATIONS",
     "PRIMARY",
     "SECONDARY",
@@ -66,7 +67,8 @@ PRIMARY = SERIES.append(pa.field("quality_code", pa.string()))
 SECONDARY = SERIES.append(pa.field("member", pa.string()))
 CONFIGURATIONS = pa.schema(dict.fromkeys(("name", "type", "description"), pa.string()))
 LOCATIONS = pa.schema({"id": pa.string(), "name": pa.string(), "geometry": pa.binary()})
-UNITS = pa.schema({"name": pa.string(), "long_name": pa.string()})
+CROSSWALKS = pa.schema(dict.fromkeys(("primary_location_id", "secondary_location_id"), pa.string()))
+UNITS = pa.schema(dict.fromkeys(("name", "long_name"), pa.string()))
 #: Called with how many parts are done, and of how many.
 Progress = Callable[[int, int], None]
 Moment = str | dt.date | dt.datetime

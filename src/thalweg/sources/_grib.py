@@ -25,6 +25,7 @@ import xarray as xr
 from thalweg import raw
 from thalweg.errors import InvalidInput
 from thalweg.raw import RawFile
+from thalweg.sources import Contract
 
 # ecCodes brings a PROJ and an old SQLite of its own: what is to have another is loaded before.
 if find_spec("pyproj"):
@@ -127,6 +128,7 @@ def read(
     area: Area | None = None,
     select: Mapping[str, Any] | None = None,
     attributes: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None,
 ) -> dict[str, xr.Dataset]:
     """The fields of GRIB files; of the same field the last one counts.
 
@@ -138,6 +140,8 @@ def read(
         Only messages with these values of ecCodes keys: `{"shortName": "2t", "dataType": "an"}`.
     attributes
         Global attributes of the datasets.
+    units
+        Unit that a field has to have, by its CF name; others may have any.
 
     Returns
     -------
@@ -156,7 +160,8 @@ def read(
     ------
     InvalidInput
         A file is no GRIB or damaged, has another grid than the others, a grid of another kind than
-        latitudes and longitudes or a map projection, or two different fields for one place.
+        latitudes and longitudes or a map projection, two different fields for one place, or a field
+        in another unit than it has to have.
     """
     fields: dict[tuple[Any, ...], _Field] = {}
     grids: dict[str, _Grid] = {}
@@ -164,6 +169,7 @@ def read(
     for file in files:
         here: dict[tuple[Any, ...], _Field] = {}
         for field in _fields(file, grids, area, select or {}):
+            _check_unit(field, units or {}, file)
             twin = here.get(field.place)
             if twin is not None and not np.array_equal(field.values, twin.values, equal_nan=True):
                 raise InvalidInput(
@@ -185,8 +191,11 @@ def read(
     return {name: _dataset(name, members, common) for name, members in sorted(groups.items())}
 
 
-def reader(about: About) -> Callable[..., dict[str, xr.Dataset]]:
-    """The function `read` of a source whose datasets have these global attributes."""
+def reader(contract: Contract, about: About) -> Callable[..., dict[str, xr.Dataset]]:
+    """The function `read` of a source that promises this, with global attributes for its datasets.
+
+    A field that is in another unit than the contract says is refused.
+    """
 
     def read_fields(
         files: Iterable[RawFile],
@@ -206,11 +215,13 @@ def reader(about: About) -> Callable[..., dict[str, xr.Dataset]]:
         Raises
         ------
         InvalidInput
-            A file is damaged or no GRIB, or the files have no one grid.
+            A file is damaged or no GRIB, the files have no one grid, or a field is in another unit
+            than the source promises.
         """
         files = list(files)
         attributes = about(files) if callable(about) else about
-        return read(files, area=area, select=select, attributes=attributes)
+        promised = contract.fields
+        return read(files, area=area, select=select, attributes=attributes, units=promised)
 
     read_fields.__name__ = read_fields.__qualname__ = "read"
     return read_fields
@@ -227,6 +238,16 @@ def _fields(
         if isinstance(error, InvalidInput):
             raise
         raise InvalidInput(f"{_says(file)} cannot be decoded: {error}; fetch it again") from error
+
+
+def _check_unit(field: _Field, units: Mapping[str, str], file: RawFile) -> None:
+    came = field.attributes["units"]
+    if came != (promised := units.get(field.name, came)):
+        raise InvalidInput(
+            f"{_says(file)} has {field.name} ({field.group}) in {came!r}, its source promises "
+            f"{promised!r}: if the provider has changed, mend the CONTRACT of "
+            f"thalweg.sources.{file.source}, and convert what it is compared with"
+        )
 
 
 def _messages(content: bytes, file: RawFile) -> Iterator[Any]:

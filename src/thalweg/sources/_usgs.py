@@ -18,11 +18,12 @@ import pyarrow as pa
 
 from thalweg import raw
 from thalweg.raw import RawFile
-from thalweg.sources._common import netcdf, parsed_json, point, text
+from thalweg.sources._common import UNITS, netcdf, parsed_json, point, text
 
 __all__ = [
     "ATTRIBUTES",
     "READINGS",
+    "TABLES",
     "Content",
     "attribute_tables",
     "read_features",
@@ -65,6 +66,16 @@ ATTRIBUTES = (
     Attribute("state", "FIPS code of the state", "state_cd", "state_code"),
     Attribute("time_zone", "abbreviation, of standard time", "tz_cd", "time_zone_abbreviation"),
 )
+
+
+#: Columns of the tables that tell of sites.
+TABLES = {
+    "units": UNITS,
+    "attributes": pa.schema(dict.fromkeys(("name", "type", "description"), pa.string())),
+    "location_attributes": pa.schema(
+        dict.fromkeys(("location_id", "attribute_name", "value", "unit_name"), pa.string())
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -155,19 +166,12 @@ def attribute_tables(attributes: list[dict[str, Any]]) -> dict[str, pa.Table]:
         }
         for a in ATTRIBUTES
     ]
-    return {
-        "units": pa.Table.from_pylist([{"name": "mi^2", "long_name": "square miles"}]),
-        "attributes": pa.Table.from_pylist(kinds),
-        "location_attributes": pa.Table.from_pylist(
-            attributes,
-            pa.schema(
-                {
-                    name: pa.string()
-                    for name in ("location_id", "attribute_name", "value", "unit_name")
-                }
-            ),
-        ),
+    rows = {
+        "units": [{"name": "mi^2", "long_name": "square miles"}],
+        "attributes": kinds,
+        "location_attributes": attributes,
     }
+    return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in TABLES.items()}
 
 
 def _main_sensor(series: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources import _grib
+from thalweg.sources import Contract, _grib
 from thalweg.sources._climate_store import area_of, retrieve
 from thalweg.sources._common import Moment, Progress, hours, period
 
-__all__ = ["LICENCE", "TITLE", "fetch", "read"]
+__all__ = ["CONTRACT", "LICENCE", "TITLE", "fetch", "read"]
 
 TITLE = "CAMS global forecasts of atmospheric composition"
 LICENCE = "CC-BY-4.0 (contains modified Copernicus Atmosphere Monitoring Service information)"
@@ -24,7 +24,11 @@ ATTRIBUTES = {
 COLLECTION = "cams-global-atmospheric-composition-forecasts"
 VARIABLES = ("particulate_matter_2.5um", "particulate_matter_10um")
 CYCLES = (0, 12)
-read = _grib.reader(ATTRIBUTES)
+CONTRACT = Contract(
+    fields={"pm2p5": "kg m-3", "pm10": "kg m-3"},
+    configurations={ATTRIBUTES["configuration_name"]: dt.timedelta(hours=36)},
+)
+read = _grib.reader(CONTRACT, ATTRIBUTES)
 
 
 def fetch(

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources import _grib
+from thalweg.sources import Contract, _grib
 from thalweg.sources._climate_store import area_of, retrieve
 from thalweg.sources._common import Moment, Progress, hours, period
 
-__all__ = ["LICENCE", "TITLE", "fetch", "read"]
+__all__ = ["CONTRACT", "LICENCE", "TITLE", "fetch", "read"]
 
 TITLE = "ERA5 hourly reanalysis on single levels"
 LICENCE = "Copernicus licence (contains modified Copernicus Climate Change Service information)"
@@ -23,7 +23,11 @@ ATTRIBUTES = {
 }
 COLLECTION = "reanalysis-era5-single-levels"
 VARIABLES = ("2m_temperature", "2m_dewpoint_temperature", "total_precipitation")
-read = _grib.reader(ATTRIBUTES)
+CONTRACT = Contract(
+    fields={"t2m": "K", "d2m": "K", "tp": "m", "u10": "m s-1", "v10": "m s-1", "t": "K"},
+    configurations={ATTRIBUTES["configuration_name"]: dt.timedelta(days=8)},
+)
+read = _grib.reader(CONTRACT, ATTRIBUTES)
 
 
 def fetch(

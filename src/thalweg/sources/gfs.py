@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from thalweg.errors import InvalidInput, nearest
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources import _grib
+from thalweg.sources import Contract, _grib
 from thalweg.sources._common import Moment, Progress, hours, period
 from thalweg.sources._messages import Part, RemoteGrib, fetch_messages
 
-__all__ = ["FIELDS", "LICENCE", "MODELS", "TITLE", "fetch", "read"]
+__all__ = ["CONTRACT", "FIELDS", "LICENCE", "MODELS", "TITLE", "fetch", "read"]
 
 TITLE = "NOAA GFS and NAM, forecasts"
 LICENCE = "public domain (NOAA)"
@@ -51,6 +51,10 @@ MODELS = {
         steps=tuple(range(0, 85, 3)),
     ),
 }
+CONTRACT = Contract(
+    fields={"t2m": "K", "d2m": "K", "tp": "kg m-2", "u10": "m s-1", "v10": "m s-1", "t": "K"},
+    configurations={f"{model}_forecast": dt.timedelta(hours=24) for model in MODELS},
+)
 
 
 def fetch(
@@ -118,7 +122,7 @@ def _about(files: Sequence[RawFile]) -> dict[str, str]:
     }
 
 
-read = _grib.reader(_about)
+read = _grib.reader(CONTRACT, _about)
 
 
 def _chosen(index: str, fields: set[str]) -> list[Part]:

@@ -25,10 +25,11 @@ from thalweg.errors import InvalidInput, NotFound, nearest
 from thalweg.http import Client
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources._common import VARIABLE, Progress
+from thalweg.sources import Contract
+from thalweg.sources._common import CONFIGURATIONS, SECONDARY, VARIABLE, Progress
 from thalweg.sources._series import series, tables, utc
 
-__all__ = ["LICENCE", "TITLE", "UNITS", "VARIABLES", "fetch", "read"]
+__all__ = ["CONTRACT", "LICENCE", "TITLE", "UNITS", "VARIABLES", "fetch", "read"]
 
 TITLE = "Ensemble forecasts of HEFS and others, as PI-XML of Delft-FEWS"
 LICENCE = "public domain (NOAA) for HEFS; for other files, that of who made them"
@@ -42,6 +43,12 @@ VARIABLES = {
 }
 #: Unit of the warehouse by `units` in small letters; others are taken as they are written.
 UNITS = {"cfs": "ft^3/s", "ft3/s": "ft^3/s", "cms": "m^3/s", "m3/s": "m^3/s", "ft": "ft", "m": "m"}
+CONTRACT = Contract(
+    tables={"configurations": CONFIGURATIONS, "secondary_timeseries": SECONDARY},
+    # Names and units of other variables are those of who exports them.
+    units={"streamflow_*": ("ft^3/s", "m^3/s"), "stage_*": ("ft", "m"), "*": ("*",)},
+    configurations={"*": None},
+)
 # Flags from here on: unreliable (6 to 8), missing (9), deleted (10).
 UNRELIABLE = 6
 STATISTICS = {"inst": "instantaneous", "mean": "mean"}

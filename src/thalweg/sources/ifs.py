@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from thalweg.errors import InvalidInput
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources import _grib
+from thalweg.sources import Contract, _grib
 from thalweg.sources._common import Moment, Progress, hours, period
 from thalweg.sources._messages import Part, RemoteGrib, fetch_messages
 
-__all__ = ["LICENCE", "TITLE", "fetch", "read"]
+__all__ = ["CONTRACT", "LICENCE", "TITLE", "fetch", "read"]
 
 TITLE = "ECMWF IFS open data, forecasts on 0.25°"
 LICENCE = "CC-BY-4.0 (ECMWF)"
@@ -32,7 +32,19 @@ STEPS = (*range(0, 145, 3), *range(150, 361, 6))
 #: Before, forecasts of 6 and 18 h were a stream of their own; in the mirrors they still are.
 CYCLE_50R1 = dt.datetime(2026, 5, 12, 6, tzinfo=dt.UTC)
 FIELDS = ("2t", "2d", "tp")
-read = _grib.reader(ATTRIBUTES)
+CONTRACT = Contract(
+    fields={
+        "t2m": "K",
+        "d2m": "K",
+        "tp": "m",
+        "u10": "m s-1",
+        "v10": "m s-1",
+        "msl": "Pa",
+        "t": "K",
+    },
+    configurations={ATTRIBUTES["configuration_name"]: dt.timedelta(hours=24)},
+)
+read = _grib.reader(CONTRACT, ATTRIBUTES)
 
 
 def fetch(

@@ -22,8 +22,10 @@ from thalweg import raw, storage
 from thalweg.errors import InvalidInput, NotFound, nearest
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources import _nwm
+from thalweg.sources import Contract, _common, _nwm
 from thalweg.sources._common import (
+    SECONDARY,
+    VARIABLE,
     Moment,
     Progress,
     RemoteObject,
@@ -39,6 +41,7 @@ from thalweg.sources._series import tables, utc
 
 __all__ = [
     "CONFIGURATIONS",
+    "CONTRACT",
     "LICENCE",
     "STORES",
     "TITLE",
@@ -51,6 +54,21 @@ __all__ = [
 
 TITLE = "NOAA National Water Model, streamflow at river reaches"
 LICENCE = "public domain (NOAA)"
+#: How old the newest forecast may be, or analysis, at its own time.
+AGES = {
+    "analysis_assim": dt.timedelta(hours=6),
+    "short_range": dt.timedelta(hours=6),
+    "medium_range": dt.timedelta(hours=24),
+    "long_range": dt.timedelta(hours=36),
+}
+CONTRACT = Contract(
+    tables={"configurations": _common.CONFIGURATIONS, "secondary_timeseries": SECONDARY},
+    units={VARIABLE: ("m^3/s",)},
+    configurations={
+        f"nwm*_{each.name}": AGES.get(each.name)
+        for each in (*CONFIGURATIONS.values(), RETROSPECTIVE)
+    },
+)
 # Retrospective simulations as Zarr, hourly at all reaches, by version.
 STORES = {
     "nwm30": "s3://noaa-nwm-retrospective-3-0-pds/CONUS/zarr/chrtout.zarr",

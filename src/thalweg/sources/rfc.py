@@ -20,7 +20,10 @@ from thalweg import raw
 from thalweg.errors import InvalidInput
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
+from thalweg.sources import Contract
 from thalweg.sources._common import (
+    CONFIGURATIONS,
+    SECONDARY,
     VARIABLE,
     Moment,
     Progress,
@@ -32,11 +35,16 @@ from thalweg.sources._common import (
 )
 from thalweg.sources._series import series, tables, utc
 
-__all__ = ["LICENCE", "TITLE", "fetch", "read"]
+__all__ = ["CONTRACT", "LICENCE", "TITLE", "fetch", "read"]
 
 TITLE = "Forecasts of NOAA's River Forecast Centers at reservoirs and gauges"
 LICENCE = "public domain (NOAA)"
 NAME = "rfc_forecast"
+CONTRACT = Contract(
+    tables={"configurations": CONFIGURATIONS, "secondary_timeseries": SECONDARY},
+    units={VARIABLE: ("m^3/s",)},
+    configurations={NAME: dt.timedelta(hours=36)},
+)
 AHEAD = dt.timedelta(hours=240)
 
 

@@ -16,9 +16,10 @@ from pyarrow import csv
 from thalweg import raw
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources._common import TIME, Progress, point
+from thalweg.sources import Contract, _common
+from thalweg.sources._common import SECONDARY, SERIES, VARIABLE, Progress, point
 
-__all__ = ["LICENCE", "TITLE", "fetch", "read"]
+__all__ = ["CONTRACT", "LICENCE", "TITLE", "fetch", "read"]
 
 TITLE = "USGS observations and NOAA forecasts of three gauges (embedded sample)"
 LICENCE = "public domain (USGS, NOAA)"
@@ -39,14 +40,19 @@ CONFIGURATIONS = [
         "description": "Hydrologic Ensemble Forecast Service of the California Nevada RFC",
     },
 ]
-TYPES = {
-    "reference_time": TIME,
-    "value_time": TIME,
-    "value": pa.float64(),
-    "member": pa.string(),
-    "longitude": pa.float64(),
-    "latitude": pa.float64(),
-}
+CONTRACT = Contract(
+    tables={
+        "configurations": _common.CONFIGURATIONS,
+        "locations": _common.LOCATIONS,
+        "location_crosswalks": _common.CROSSWALKS,
+        "primary_timeseries": SERIES,
+        "secondary_timeseries": SECONDARY,
+    },
+    units={VARIABLE: ("ft^3/s", "m^3/s")},
+    configurations=dict.fromkeys(each["name"] for each in CONFIGURATIONS),
+)
+PLACE = dict.fromkeys(("longitude", "latitude"), pa.float64())
+TYPES = {field.name: field.type for field in SECONDARY} | PLACE
 
 
 def fetch(settings: Settings | None = None, progress: Progress | None = None) -> list[RawFile]:

@@ -24,9 +24,10 @@ from thalweg import raw, storage
 from thalweg.errors import InvalidInput, nearest
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
+from thalweg.sources import Contract
 from thalweg.sources._common import TIME, Progress, point
 
-__all__ = ["LICENCE", "TITLE", "Layout", "fetch", "read"]
+__all__ = ["CONTRACT", "LICENCE", "TITLE", "Layout", "fetch", "read"]
 
 TITLE = "Tables of one's own: CSV, Parquet, NetCDF"
 LICENCE = "that of each file"
@@ -56,6 +57,25 @@ COLUMNS = {
     name: {column.rstrip("?"): not column.endswith("?") for column in text.split()}
     for name, text in KINDS.items()
 }
+
+PLACE = {"longitude", "latitude"}
+
+
+def _columns(name: str) -> pa.Schema:
+    """What `read` gives of a table, whatever the file has: what it lacks is null."""
+    kinds = dict.fromkeys(TIMES, TIME) | {"geometry": pa.binary()}
+    if name in SERIES:
+        kinds |= {"value": pa.float64()}
+    columns = {c: kinds.get(c, pa.string()) for c in COLUMNS[name] if c not in PLACE}
+    return pa.schema(columns | ({"raw_file_id": pa.string()} if name in SERIES else {}))
+
+
+#: Each file has the units and names of who made it.
+CONTRACT = Contract(
+    tables={name: _columns(name) for name in COLUMNS},
+    units={"*": ("*",)},
+    configurations={"*": None},
+)
 
 
 @dataclass(frozen=True)
@@ -146,7 +166,7 @@ def read(files: Iterable[RawFile], layout: Layout) -> dict[str, pa.Table]:
         missing += left_out
     if not parts:
         return {}
-    rows = pa.concat_tables(parts, promote_options="permissive")
+    rows = pa.concat_tables(parts)
     return {layout.table: rows.replace_schema_metadata({"missing": str(missing)})}
 
 
@@ -178,19 +198,30 @@ def _rows(file: RawFile, layout: Layout) -> tuple[pa.Table, int]:
             )
         elif name in found.column_names:
             columns[column] = _typed(column, found[name], layout, zone, file)
-    if lacking := [c for c, is_needed in known.items() if is_needed and c not in columns]:
+    lacking = [c for c, is_needed in known.items() if is_needed and c not in columns]
+    if len(half := PLACE & columns.keys()) == 1:
+        lacking += PLACE - half
+    if lacking:
         raise InvalidInput(
             f"{file.url} has no field for {', '.join(lacking)}: map one, or set a text for all rows"
         )
-    if layout.table == "locations" and {"longitude", "latitude"} <= columns.keys():
+    if columns.keys() >= PLACE:
         places = zip(
             columns.pop("longitude").to_pylist(), columns.pop("latitude").to_pylist(), strict=True
         )
         columns["geometry"] = pa.array([point(*place) for place in places], pa.binary())
-    rows = pa.table(columns)
+    if layout.table in SERIES:
+        columns["raw_file_id"] = pa.repeat(pa.scalar(file.id), found.num_rows)
+    rows = pa.table(
+        {
+            each.name: columns[each.name]
+            if each.name in columns
+            else pa.nulls(found.num_rows, each.type)
+            for each in CONTRACT.tables[layout.table]
+        }
+    )
     if layout.table not in SERIES:
         return rows, 0
-    rows = rows.append_column("raw_file_id", pa.array([file.id] * rows.num_rows, pa.string()))
     none = pc.is_in(rows["value"], pa.array([float("nan"), *layout.missing], pa.float64()))
     present = pc.and_(pc.is_valid(rows["value"]), pc.invert(none))
     return rows.filter(present), rows.num_rows - pc.sum(present).as_py()
@@ -203,7 +234,7 @@ def _typed(column: str, values: Any, layout: Layout, zone: str, file: RawFile) -
     try:
         if column in TIMES:
             return _times(values, zone)
-        if column in ("longitude", "latitude") or (column == "value" and layout.table in SERIES):
+        if column in PLACE or (column == "value" and layout.table in SERIES):
             return values.cast(pa.float64())
         if column == "geometry":
             return values.cast(pa.binary())

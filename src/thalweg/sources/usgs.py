@@ -28,8 +28,9 @@ from thalweg import http, raw
 from thalweg.errors import InvalidInput, NotFound, Unavailable, nearest
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources import _usgs
+from thalweg.sources import Contract, _usgs
 from thalweg.sources._common import (
+    CONFIGURATIONS,
     LOCATIONS,
     PRIMARY,
     Moment,
@@ -41,7 +42,7 @@ from thalweg.sources._common import (
     understood,
 )
 
-__all__ = ["LICENCE", "TITLE", "fetch", "fetch_sites", "read"]
+__all__ = ["CONTRACT", "LICENCE", "TITLE", "fetch", "fetch_sites", "read"]
 
 TITLE = "USGS discharge and stage, instantaneous or daily, and what is known of the sites"
 LICENCE = "public domain (U.S. Geological Survey)"
@@ -60,6 +61,20 @@ VARIABLES = {
 }
 #: What NWIS calls a unit that the Water Data API calls by its UDUNITS name.
 UNITS = {"ft3/s": "ft^3/s"}
+CONTRACT = Contract(
+    tables={
+        "configurations": CONFIGURATIONS,
+        "locations": LOCATIONS,
+        "primary_timeseries": PRIMARY,
+        **_usgs.TABLES,
+    },
+    units={
+        "streamflow_hourly_inst": ("ft^3/s", "m^3/s"),  # the latter in TimeSlices
+        "streamflow_daily_mean": ("ft^3/s",),
+        "stage_hourly_inst": ("ft",),
+    },
+    configurations={CONFIGURATION["name"]: dt.timedelta(days=2)},
+)
 MISSING = -999999.0
 SITES_PER_REQUEST = 50
 #: The longest period of one request. The Water Data API gives 50,000 values a page and three years
