@@ -19,12 +19,13 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "add-a-source.md
 ANSWER = {
     "station": "bridge",
     "name": "Bridge of the example",
+    "unit": "cm",
     "longitude": 13.7,
     "latitude": 51.1,
     "levels": [
-        {"time": "2026-03-29T01:00:00+01:00", "cm": 231, "status": "checked"},
-        {"time": "2026-03-29T03:00:00+02:00", "cm": 232.5, "status": "raw"},
-        {"time": "2026-03-29T04:00:00+02:00", "cm": None, "status": "raw"},
+        {"time": "2026-03-29T01:00:00+01:00", "level": 231, "status": "checked"},
+        {"time": "2026-03-29T03:00:00+02:00", "level": 232.5, "status": "raw"},
+        {"time": "2026-03-29T04:00:00+02:00", "level": None, "status": "raw"},
     ],
 }
 
@@ -78,3 +79,5 @@ def test_the_page_adds_a_source(
         ("2026-03-29T01:00:00+00:00", 2.325, "raw"),
     ]
     assert {row["unit_name"] for row in rows} == {"m"}
+    # What the contract refused waits whole: two levels, none of which was written.
+    assert (names["kept"].table, names["kept"].count) == ("primary_timeseries", 2)  # type: ignore[attr-defined]
