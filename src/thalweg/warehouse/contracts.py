@@ -34,6 +34,7 @@ __all__ = [
     "Batch",
     "Clause",
     "Freshness",
+    "ages",
     "apart",
     "check",
     "clauses",
@@ -135,10 +136,16 @@ def reasons(batch: Batch, found: Sequence[Clause]) -> pl.Series | None:
     ).select(pl.concat_str(pl.all(), separator="; ", ignore_nulls=True).alias("reason"))["reason"]
 
 
+def ages() -> dict[str, dt.timedelta]:
+    """How old the newest time of a configuration may be, by pattern, as the sources promise it."""
+    promised = (sources.contract(name).configurations for name in sources.names())
+    return {name: age for each in promised for name, age in each.items() if age}
+
+
 def freshness(now: dt.datetime | None = None, settings: Settings | None = None) -> list[Freshness]:
     """How fresh each configuration is of which we expect it: one that is stale needs a look."""
     now = now or dt.datetime.now(dt.UTC)
-    ages = _ages()
+    by_pattern = ages()
     found = []
     for name in ("primary_timeseries", "secondary_timeseries"):
         columns = ["configuration_name", "reference_time", "value_time"]
@@ -149,7 +156,9 @@ def freshness(now: dt.datetime | None = None, settings: Settings | None = None) 
         newest = rows.group_by("configuration_name").aggregate([("time", "max")])
         times = dict(zip(*(newest[c].to_pylist() for c in newest.column_names), strict=True))
         for configuration in sorted(_expected(name, settings) | set(times)):
-            allowed = next((ages[p] for p in ages if fnmatchcase(configuration, p)), None)
+            allowed = next(
+                (a for p, a in by_pattern.items() if fnmatchcase(configuration, p)), None
+            )
             if allowed is not None:
                 time = times.get(configuration)
                 stale = time is None or now - time > allowed
@@ -260,12 +269,6 @@ def of_pairs(wanted: Iterable[tuple[str, str]]) -> pl.Expr:
         pl.lit(False),
         *((pl.col("variable_name") == v) & (pl.col("unit_name") == u) for v, u in wanted),
     )
-
-
-def _ages() -> dict[str, dt.timedelta]:
-    """How old the newest time may be by configuration, of all sources."""
-    promised = (sources.contract(name).configurations.items() for name in sources.names())
-    return {name: age for each in promised for name, age in each if age}
 
 
 def _expected(name: str, settings: Settings | None) -> set[str]:
