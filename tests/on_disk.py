@@ -17,9 +17,9 @@ def raw_file(folder: Path, content: bytes, url: str, source: str, dataset: str) 
     path = folder / hashlib.sha256(content).hexdigest()
     path.write_bytes(content)
     return RawFile(
-        id=path.name, source=source, dataset=dataset, uri=path.as_uri(), url=url, sha256=path.name,
-        size=len(content), headers={}, valid_from=None, valid_to=None, run_id=None,
-        ingested_at=dt.datetime.now(dt.UTC),
+        id=path.name, source=source, dataset=dataset, uri=f"file://{path}", url=url,
+        sha256=path.name, size=len(content), headers={}, valid_from=None, valid_to=None,
+        run_id=None, ingested_at=dt.datetime.now(dt.UTC),
     )  # fmt: skip
 
 

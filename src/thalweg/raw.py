@@ -28,6 +28,13 @@ __all__ = ["RawFile", "Verified", "find", "get", "land", "period", "read", "veri
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 STREAMS = 8
 BLOCK = 8 * 2**20
+PASSWORD = re.compile(r"(https?://[^/?#]*|://[^/?#]*:[^/?#]*)@", re.I)
+#: Begin of a pair in a query that lets in whoever has it.
+SECRET = re.compile(
+    r"(x-(amz|goog)-[^=]*|[^=]*(key|token|jwt|secret|sig|signature|password|passwd|pwd|auth|appid"
+    r"|credentials?))=",
+    re.I,
+)
 PARAMETERS = 10_000  # in one query; databases take some ten thousand
 
 
@@ -68,7 +75,8 @@ def land(
     source, dataset, extension
         Parts of the key: lower-case letters, digits, `_`, `.` and `-`.
     url, headers
-        Where the bytes came from, and what the server said about them.
+        Where the bytes came from, and what the server said about them. Of the query, what is called
+        like a secret (`token`, `api_key`, `X-Amz-Signature` …) is not kept.
     valid_from, valid_to
         First and last time the content speaks of, if known; timezone-aware.
 
@@ -80,9 +88,11 @@ def land(
     Raises
     ------
     InvalidInput
-        A name that cannot be part of a key, a time without a time zone, or no bytes at all.
+        A name that cannot be part of a key, a password in the address, a time without a time zone,
+        or no bytes at all.
     """
     settings = settings or load()
+    url = _without_secrets(url)
     _check(source, dataset, extension, content, valid_from, valid_to)
     sha256 = hashlib.sha256(content).hexdigest()
     if earlier := _same(source, dataset, sha256, settings):
@@ -267,6 +277,17 @@ def _same(source: str, dataset: str, sha256: str, settings: Settings) -> RawFile
 
 def _file(row: RawFileRow) -> RawFile:
     return RawFile(**{f.name: getattr(row, f.name) for f in fields(RawFile)})
+
+
+def _without_secrets(url: str) -> str:
+    if PASSWORD.search(url):
+        raise InvalidInput(
+            "an address with a user or password in it is not kept, nothing landed: let the client "
+            "find them in the environment or in a file of its own"
+        )
+    address, _, query = url.partition("?")
+    kept = "&".join(pair for pair in query.split("&") if not SECRET.match(pair))
+    return f"{address}?{kept}" if kept else address
 
 
 def _check(

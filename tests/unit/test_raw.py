@@ -83,6 +83,30 @@ def test_what_cannot_land_is_refused(
     assert raw.find(dataset=dataset) == []
 
 
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://x/f.csv?X-Amz-Date=1&X-Amz-Signature=s", "https://x/f.csv"),
+        ("https://x/f?site=1&TOKEN=s&begin=2&api_key=s", "https://x/f?site=1&begin=2"),
+        ("abfs://box@account/f?sv=1&sig=s%3D", "abfs://box@account/f?sv=1"),
+        ("file:///a b/ä:c@d.csv", "file:///a b/ä:c@d.csv"),
+        ("https://user:s@x/f", None),
+        ("https://s@x/f", None),
+        ("sftp://user:s@x/f", None),
+        ("simplecache::https://user:s@x/f", None),
+    ],
+)
+def test_secrets_of_an_address_are_not_kept(dataset: str, url: str, kept: str | None) -> None:
+    if kept:
+        file = raw.land("test", dataset, b"water", extension="txt", url=url)
+        assert [f.url for f in (file, *raw.find("test", dataset))] == [kept, kept]
+        return
+    with pytest.raises(InvalidInput, match="user or password") as refused:
+        raw.land("test", dataset, b"water", extension="txt", url=url)
+    assert "s@x" not in str(refused.value)
+    assert raw.find(dataset=dataset) == []
+
+
 def test_a_run_is_on_record(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunRow(
         id=new_id(), pipeline="p", state="running", trigger="command", user="u",

@@ -66,7 +66,7 @@ def ingest(
 
     layout = table.Layout(to, pairs(map), pairs(set), prefix, timezone, tuple(missing or ()))
     settings = local_settings(data_dir)
-    uris = [uri if "://" in uri else Path(uri).resolve().as_uri() for uri in files]
+    uris = [uri if "://" in uri else f"file://{Path(uri).resolve()}" for uri in files]
     with _progress() as step:
         landed = table.fetch(uris, dataset=dataset, settings=settings, progress=step("land"))
         read = partial(table.read, layout=layout)

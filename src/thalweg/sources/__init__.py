@@ -46,12 +46,15 @@ class Contract:
         the time for which it holds), by configuration; None: nobody expects a next one.
     fields
         Unit of a field, by its CF name. A field that is not named may be there, too.
+    is_partial
+        A file may lack columns: of these the warehouse keeps what it has.
     """
 
     tables: Mapping[str, pa.Schema] = field(default_factory=dict)
     units: Mapping[str, Sequence[str]] = field(default_factory=dict)
     configurations: Mapping[str, timedelta | None] = field(default_factory=dict)
     fields: Mapping[str, str] = field(default_factory=dict)
+    is_partial: bool = False
 
 
 def names() -> list[str]:

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import pyarrow as pa
 
-from thalweg import raw, storage
+from thalweg import http, raw, storage
 from thalweg.errors import InvalidInput, NotFound, ThalwegError
 from thalweg.raw import RawFile
 from thalweg.settings import Settings
@@ -36,6 +36,7 @@ __all__ = [
     "Moment",
     "Progress",
     "RemoteObject",
+    "fetch_files",
     "fetch_objects",
     "hours",
     "instant",
@@ -43,6 +44,7 @@ __all__ = [
     "parsed_json",
     "period",
     "point",
+    "points",
     "text",
     "understood",
 ]
@@ -72,6 +74,7 @@ UNITS = pa.schema(dict.fromkeys(("name", "long_name"), pa.string()))
 #: Called with how many parts are done, and of how many.
 Progress = Callable[[int, int], None]
 Moment = str | dt.date | dt.datetime
+WEB = ("http://", "https://")
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,19 @@ def hours(start: dt.datetime, end: dt.datetime) -> list[dt.datetime]:
 
 
 def point(longitude: float, latitude: float) -> bytes:
-    """A point as WKB, longitude latitude in degrees (EPSG:4326)."""
+    """A point as WKB, longitude latitude in degrees (EPSG:4326); `ValueError` for what is none."""
+    for name, degrees, most in (("longitude", longitude, 180), ("latitude", latitude, 90)):
+        if not (isinstance(degrees, int | float | np.floating) and -most <= degrees <= most):
+            raise ValueError(f"{name} {degrees!r} is no number from -{most} to {most}")
     return struct.pack("<BIdd", 1, 1, longitude, latitude)
+
+
+def points(longitude: Any, latitude: Any) -> pa.Array:
+    """Two columns of degrees as one of points; null where a number is missing (null or NaN)."""
+    places = np.column_stack([np.asarray(each, float) for each in (longitude, latitude)])
+    known = ~np.isnan(places).any(axis=1)
+    pairs = zip(places.tolist(), known, strict=True)
+    return pa.array([point(*place) if here else None for place, here in pairs], pa.binary())
 
 
 def text(characters: Any) -> list[str]:
@@ -129,32 +143,26 @@ def text(characters: Any) -> list[str]:
 @contextmanager
 def netcdf(content: bytes, name: str) -> Iterator[Any]:
     """A NetCDF-4 file in memory, as h5py sees it; what it lacks is said in one line."""
-    try:
-        with h5py.File(io.BytesIO(content)) as file:
-            yield file
-    except InvalidInput:
-        raise
-    # What h5py raises on a damaged file depends on where the damage is.
-    except (
-        ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError,
-    ) as error:  # fmt: skip
-        raise InvalidInput(
-            f"{name} is not the NetCDF file it should be ({error}); it may have been cut short at "
-            f"the provider: fetch it again later"
-        ) from error
+    advice = "it may have been cut short at the provider: fetch it again later"
+    with (
+        understood(name, "the NetCDF file it should be", advice),
+        h5py.File(io.BytesIO(content)) as file,
+    ):
+        yield file
 
 
 @contextmanager
-def understood(file: RawFile, what: str) -> Iterator[None]:
+def understood(file: RawFile | str, what: str, advice: str = "fetch it again") -> Iterator[None]:
     """Say in one line that a file is not `what` it should be, whatever its reader stumbled over."""
     try:
         yield
     except ThalwegError:
         raise
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
-        raise InvalidInput(
-            f"{file.uri} is not {what} ({type(e).__name__}: {e}); it came from {file.url}"
-        ) from e
+    except Exception as error:  # of damaged bytes, libraries raise what they like
+        name = file if isinstance(file, str) else f"raw file {file.id} from {file.url}"
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        said = kind + str(error).partition("\n")[0]
+        raise InvalidInput(f"{name} is not {what} ({said}); {advice}") from error
 
 
 def parsed_json(file: RawFile) -> Any:
@@ -169,6 +177,47 @@ def parsed_json(file: RawFile) -> Any:
             f"{file.uri} is not JSON but {page or f'cut or damaged ({error})'}; it came from "
             f"{file.url}: fetch it again"
         ) from None
+
+
+def fetch_files(
+    source: str,
+    dataset: str,
+    uris: Sequence[str],
+    extension: Callable[[bytes], str],
+    settings: Settings,
+    progress: Progress | None = None,
+) -> list[RawFile]:
+    """Land files from wherever they are, with an extension that follows from their bytes.
+
+    Parameters
+    ----------
+    uris
+        `https://…`, paths, or any URI of fsspec, also as a pattern: `s3://mine/2024/*.csv`.
+
+    Raises
+    ------
+    NotFound, Unavailable
+        There is nothing at a URI, or nobody answers.
+    InvalidInput
+        An empty file, a folder, or a URI of a kind that is not known.
+    """
+    if isinstance(uris, str):
+        raise InvalidInput(f"uris: expected a list of URIs, got {uris!r}")
+    found = [uri for given in uris for uri in _expand(given)]
+    files = []
+    with http.Client() as client:
+        for done, uri in enumerate(found, start=1):
+            content, headers = _get(uri, client)
+            if not content:
+                raise InvalidInput(f"{uri} is empty; nothing of it landed")
+            file = raw.land(
+                source, dataset, content,
+                extension=extension(content), url=uri, headers=headers, settings=settings,
+            )  # fmt: skip
+            files.append(file)
+            if progress:
+                progress(done, len(found))
+    return files
 
 
 def fetch_objects(
@@ -215,6 +264,28 @@ def fetch_objects(
             if progress:
                 progress(done, len(there))
         return [future.result() for future in futures]
+
+
+def _expand(uri: str) -> list[str]:
+    """The URIs that a pattern stands for; of what is there under just this name, it alone."""
+    if uri.startswith(WEB) or not any(mark in uri for mark in "*?["):
+        return [uri]
+    with storage.translated(uri):
+        store = storage.filesystem(uri)
+        if store.exists(uri):
+            return [uri]
+        names = [store.unstrip_protocol(path) for path in sorted(store.glob(uri))]
+    if not names:
+        raise NotFound(f"no file is like {uri}")
+    return names
+
+
+def _get(uri: str, client: http.Client) -> tuple[bytes, Mapping[str, str]]:
+    """The bytes at a URI, and what a web server said about them."""
+    if uri.startswith(WEB):
+        answer = client.get(uri)
+        return answer.content, answer.headers
+    return storage.read(uri), {}
 
 
 def _listing(store: Any, folders: list[str]) -> dict[str, dict[str, str]]:

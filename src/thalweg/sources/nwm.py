@@ -29,6 +29,7 @@ from thalweg.sources._common import (
     Moment,
     Progress,
     RemoteObject,
+    fetch_files,
     fetch_objects,
     hours,
     netcdf,
@@ -224,10 +225,10 @@ def read(files: Iterable[RawFile], crosswalk: pa.Table) -> dict[str, pa.Table]:
 def land_route_link(uri: str, settings: Settings | None = None) -> RawFile:
     """Land a RouteLink.nc, which says which reach carries which gauge; `uri` is any fsspec URI."""
     settings = settings or load()
+    if not uri.startswith("s3://"):
+        return fetch_files("nwm", "route_link", [uri], lambda _: "nc", settings)[0]
     with storage.translated(uri):
-        public = uri.startswith("s3://")
-        store = storage.public_filesystem(settings) if public else storage.filesystem(uri)
-        content = store.cat_file(uri)
+        content = storage.public_filesystem(settings).cat_file(uri)
     return raw.land("nwm", "route_link", content, extension="nc", url=uri, settings=settings)
 
 

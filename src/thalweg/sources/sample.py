@@ -17,18 +17,15 @@ from thalweg import raw
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
 from thalweg.sources import Contract, _common
-from thalweg.sources._common import SECONDARY, SERIES, VARIABLE, Progress, point
+from thalweg.sources._common import SECONDARY, SERIES, TIME, VARIABLE, Progress, points
+from thalweg.sources.usgs import CONFIGURATION as OBSERVATIONS
 
 __all__ = ["CONTRACT", "LICENCE", "TITLE", "fetch", "read"]
 
 TITLE = "USGS observations and NOAA forecasts of three gauges (embedded sample)"
 LICENCE = "public domain (USGS, NOAA)"
 CONFIGURATIONS = [
-    {
-        "name": "usgs_observations",
-        "type": "primary",
-        "description": "USGS streamflow observations",
-    },
+    OBSERVATIONS,
     {
         "name": "nwm30_medium_range",
         "type": "secondary",
@@ -104,9 +101,8 @@ def _rows(file: RawFile) -> pa.Table:
     )
     rows = csv.read_csv(pa.BufferReader(plain), convert_options=options)
     if "longitude" in header:
-        places = zip(rows["longitude"].to_pylist(), rows["latitude"].to_pylist(), strict=True)
-        points = pa.array([point(*place) for place in places], pa.binary())
-        return rows.select(["id", "name"]).append_column("geometry", points)
+        places = points(rows["longitude"], rows["latitude"])
+        return rows.select(["id", "name"]).append_column("geometry", places)
     if "unit_name" in header:
         return rows.append_column("raw_file_id", pa.repeat(file.id, rows.num_rows))
     return rows
