@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -31,9 +32,14 @@ TWO_SITES = ["01646500", "02458502"]
 
 
 class Service:
-    """The recorded answers of USGS, served one after the other; the last one stays."""
+    """The recorded answers of USGS, served one after the other; the last one stays.
 
-    def __init__(self) -> None:
+    What time series the Water Data API has is answered apart: by default one of each parameter.
+    """
+
+    def __init__(self, series: dict) -> None:
+        self.one_series = series
+        self.series: list[dict] | None = None
         self.answers: list[tuple[int, dict[str, str], bytes]] = []
         self.queries: list[dict[str, list[str]]] = []
         self.paths: list[str] = []
@@ -42,6 +48,12 @@ class Service:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                if "/time-series-metadata/" in self.path:
+                    self.send_response(200)
+                    self.send_header("Content-Type", "application/geo+json")
+                    self.end_headers()
+                    self.wfile.write(outer.known(parse_qs(urlsplit(self.path).query)))
+                    return
                 outer.queries.append(parse_qs(urlsplit(self.path).query))
                 outer.paths.append(urlsplit(self.path).path)
                 outer.keys.append(self.headers.get("X-Api-Key"))
@@ -60,15 +72,28 @@ class Service:
         self.root = f"http://127.0.0.1:{self.server.server_port}"
         self.url = f"{self.root}/nwis"
 
+    def known(self, query: dict[str, list[str]]) -> bytes:
+        sites, parameters = (query[n][0] for n in ("monitoring_location_id", "parameter_code"))
+        pairs = product(sites.split(","), parameters.split(","))
+        series = self.series or [self.one(f"{site}-{code}", site, code) for site, code in pairs]
+        return page([{"properties": each} for each in series])
+
+    def one(self, id: str, site: str, parameter: str, **more: object) -> dict:
+        """What is said of a time series."""
+        about = {"id": id, "monitoring_location_id": site, "parameter_code": parameter}
+        return self.one_series | about | more
+
     def answer(self, body: bytes, status: int = 200, **headers: str) -> None:
         kind = {"Content-Type": "application/json;charset=UTF-8"}
         self.answers.append((status, kind | headers, body))
 
 
 @pytest.fixture
-def service(store: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+def service(
+    store: Settings, monkeypatch: pytest.MonkeyPatch, recorded: dict[str, dict]
+) -> Iterator[Service]:
     database.migrate()
-    served = Service()
+    served = Service(recorded["time-series-metadata"]["features"][0]["properties"])
     monkeypatch.setenv("THALWEG_USGS_URL", served.url)
     monkeypatch.setenv("THALWEG_USGS_API_URL", f"{served.root}/ogcapi/v1")
     monkeypatch.delenv("API_USGS_PAT", raising=False)
@@ -149,11 +174,14 @@ def test_a_recorded_answer_becomes_hourly_rows(service: Service, potomac: bytes)
 def test_running_twice_changes_nothing(service: Service, potomac: bytes) -> None:
     warehouse.migrate()
     service.answer(potomac)
+    ids = []
     for expected in (47, 0):
-        written = warehouse.write_all(usgs.read(usgs.fetch(TWO_SITES, "2020-08-17", "2020-08-19")))
+        files = usgs.fetch(TWO_SITES, "2020-08-17", "2020-08-19")
+        ids.append([file.id for file in files])
+        written = warehouse.write_all(usgs.read(files))
         assert (written[-1].table, written[-1].added) == ("primary_timeseries", expected)
         assert written[-1].changed == 0
-    assert len(raw.find("usgs", "instantaneous_values")) >= 1
+    assert ids[0] == ids[1]
 
 
 def test_missing_values_are_left_out_and_counted(service: Service, potomac: bytes) -> None:
@@ -296,7 +324,7 @@ def test_water_data_pages_are_followed_to_the_last(
     )
     assert service.paths[0] == "/ogcapi/v1/collections/continuous/items"
     query = {name: value[0] for name, value in service.queries[0].items()}
-    assert query["monitoring_location_id"] == "USGS-06904500"
+    assert query["time_series_id"] == "USGS-06904500-00065"
     assert query["time"] == "2025-01-01T00:00:00Z/2025-01-02T00:00:00Z"
     assert [query.get("cursor") for query in service.queries] == [None, ["2"], ["3"]]
     assert service.keys == ["a-key"] * 3
@@ -333,10 +361,50 @@ def test_water_data_gives_what_dataretrieval_gives(
     )
 
 
-def test_water_data_sensors_versions_and_qualifiers(
+def test_water_data_asks_for_one_series_at_a_time(
     service: Service, recorded: dict[str, dict]
 ) -> None:
-    """The sensor with most values counts, the newest version of each, in any order of times."""
+    """Of two sensors the older one, of one that has ended its follower from then on."""
+    sites = ["06904500", "05427718"]
+    now, then = "2026-11-01T00:00:00+00:00", "2017-06-30T12:00:00+00:00"
+
+    def known(id: str, site: str, begin: int, end: str, **more: object) -> dict:
+        utc = {"begin_utc": f"{begin}-01-01T00:00:00+00:00", "end_utc": end}
+        return service.one(id, f"USGS-{site}", "00060", **utc, **more)
+
+    service.series = [
+        known("backup", "06904500", 2010, now),
+        known("main", "06904500", 1990, now),
+        known("provisional", "06904500", 1980, now, primary=None),
+        known("left-bank", "06904500", 1970, now, sublocation_identifier="left bank"),
+        known("moved", "05427718", 2015, now),
+        known("old", "05427718", 1950, then),
+    ]
+    service.answer(page([]))
+    usgs.fetch(sites, "2017-01-01", "2017-12-31", service="waterdata")
+    assert [(q["time_series_id"][0], q["time"][0]) for q in service.queries] == [
+        ("main", "2017-01-01T00:00:00Z/2017-12-31T00:00:00Z"),
+        ("old", "2017-01-01T00:00:00Z/2017-06-30T12:00:01Z"),
+        ("moved", "2017-06-30T12:00:01Z/2017-12-31T00:00:00Z"),
+    ]
+    service.queries.clear()
+    usgs.fetch(sites, "2017-01-01", "2017-12-31", service="waterdata", daily=True)
+    assert [(q["time_series_id"][0], q["time"][0]) for q in service.queries] == [
+        ("main", "2017-01-01/2017-12-30"),
+        ("old", "2017-01-01/2017-06-30"),
+        ("moved", "2017-07-01/2017-12-30"),
+    ]
+    with pytest.raises(NotFound, match="has no series of these parameters"):
+        usgs.fetch(sites, "1940-01-01", "1940-12-31", service="waterdata")
+    # A page that was fetched in another way, with values of two of them, says not which counts.
+    first, second = (f["properties"] for f in recorded["continuous"]["features"])
+    mixed = page([{"properties": first}, {"properties": second | {"time_series_id": "backup"}}])
+    with pytest.raises(InvalidInput, match=r"two series of parameter 00065 .* fetch it again"):
+        usgs.read([landed(mixed, "continuous")])
+
+
+def test_water_data_versions_and_qualifiers(service: Service, recorded: dict[str, dict]) -> None:
+    """The newest version of each value counts, in any order of times."""
 
     def feature(time: str, value: str | None, **properties: object) -> dict:
         said = recorded["daily"]["features"][0]["properties"]
@@ -350,7 +418,6 @@ def test_water_data_sensors_versions_and_qualifiers(
                 feature("2025-12-26", "1"),
                 feature("2025-12-27", "-999999"),
                 feature("2025-12-29", None),
-                feature("2025-12-27", "7", time_series_id="another sensor"),
                 feature("2025-12-30", "5", statistic_id="00001"),
                 feature("2025-12-30", "5", parameter_code="00010"),
             ]
