@@ -464,6 +464,9 @@ def test_what_is_not_there_is_said(noaa: Settings, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(NotFound, match=r"none of 24 files is there; .*nwm\.20210101/analysis"):
         nwm.fetch("2021-01-01", "2021-01-02")
+    says = "medium_range is issued at 0, 6, 12, 18 h UTC, of which none lies .*: widen the period"
+    with pytest.raises(InvalidInput, match=says):
+        nwm.fetch("2021-01-01T14:50", "2021-01-01T17:50", configuration="medium_range")
     with pytest.raises(InvalidInput, match="did you mean 'short_range'"):
         nwm.fetch(START, END, configuration="short_rnge")
     gone = load(public_endpoint="http://127.0.0.1:9")
