@@ -1,4 +1,7 @@
-"""Loading: rows read from a raw file through contracts, merge and lineage, beside a bare append."""
+"""Loading: rows in memory through contracts, merge and lineage, beside a bare append.
+
+The rows are made before the clock starts, on both sides: reading a raw file is no part of it.
+"""
 
 from __future__ import annotations
 

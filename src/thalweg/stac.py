@@ -72,7 +72,10 @@ def build(settings: Settings | None = None) -> pystac.Catalog:
     settings = settings or load()
     catalogue = pystac.Catalog("thalweg", "Raw files and gridded data of this hub", "Thalweg")
 
-    repositories = [_repository(name, settings) for name in gridded.names(settings)]
+    written = {name: gridded.levels(name, settings) for name in gridded.names(settings)}
+    repositories = [
+        _repository(name, levels, settings) for name, levels in written.items() if levels
+    ]
     # A raw file lies where the repository lies that was made of it; of others nothing is known.
     footprints = {
         id: item
@@ -154,14 +157,11 @@ def _file(file: RawFile, place: pystac.Item | None) -> pystac.Item:
     return item
 
 
-def _repository(name: str, settings: Settings) -> pystac.Item:
+def _repository(name: str, names: list[str], settings: Settings) -> pystac.Item:
     import pystac
     from pystac.extensions.datacube import DatacubeExtension
 
-    levels = {
-        level: gridded.open(name, level, settings=settings)
-        for level in gridded.levels(name, settings)
-    }
+    levels = {level: gridded.open(name, level, settings=settings) for level in names}
     (west, south, east, north), (first, last) = extent_of(levels.values())
     corners = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     item = pystac.Item(

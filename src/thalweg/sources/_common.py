@@ -7,7 +7,7 @@ import io
 import json
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ __all__ = [
     "PRIMARY",
     "SECONDARY",
     "SERIES",
+    "SIX_HOURLY",
     "TIME",
     "UNITS",
     "VARIABLE",
@@ -47,10 +48,13 @@ __all__ = [
     "points",
     "text",
     "understood",
+    "workers",
 ]
 
 TIME = pa.timestamp("us", "UTC")
 VARIABLE = "streamflow_hourly_inst"
+#: Hours of the day (UTC) at which most models are started.
+SIX_HOURLY = (0, 6, 12, 18)
 #: Columns of any timeseries; `reference_time` may be null.
 SERIES = pa.schema(
     {
@@ -110,12 +114,31 @@ def instant(text: str) -> dt.datetime:
     return time.astimezone(dt.UTC)
 
 
-def hours(start: dt.datetime, end: dt.datetime) -> list[dt.datetime]:
-    """The full hours from `start` on and before `end`."""
+def hours(
+    start: dt.datetime,
+    end: dt.datetime,
+    at: Collection[int] = range(24),
+    what: str = "the source",
+) -> list[dt.datetime]:
+    """The full hours from `start` on and before `end`, those `at` which `what` issues something.
+
+    Raises
+    ------
+    InvalidInput
+        There is none in the period.
+    """
     first = start.replace(minute=0, second=0, microsecond=0)
     first += dt.timedelta(hours=1) if first < start else dt.timedelta()
     count = -((first - end) // dt.timedelta(hours=1))
-    return [first + dt.timedelta(hours=i) for i in range(max(count, 0))]
+    found = [first + dt.timedelta(hours=i) for i in range(max(count, 0))]
+    found = [hour for hour in found if hour.hour in at]
+    if not found:
+        when = "on each full hour" if len(at) == 24 else f"at {', '.join(map(str, at))} h UTC"
+        raise InvalidInput(
+            f"{what} is issued {when}, of which none lies from {start:%Y-%m-%d %H:%M} on and "
+            f"before {end:%Y-%m-%d %H:%M}: widen the period (start, end)"
+        )
+    return found
 
 
 def point(longitude: float, latitude: float) -> bytes:
@@ -220,6 +243,17 @@ def fetch_files(
     return files
 
 
+@contextmanager
+def workers(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads, of which none begins anything more once there was an error."""
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
 def fetch_objects(
     source: str,
     dataset: str,
@@ -258,9 +292,10 @@ def fetch_objects(
             valid_from=item.valid_from, valid_to=item.valid_to, settings=settings,
         )  # fmt: skip
 
-    with ThreadPoolExecutor(8) as pool:
+    with workers(8) as pool:
         futures = [pool.submit(land, item) for item in there]
-        for done, _ in enumerate(as_completed(futures), start=1):
+        for done, future in enumerate(as_completed(futures), start=1):
+            future.result()
             if progress:
                 progress(done, len(there))
         return [future.result() for future in futures]

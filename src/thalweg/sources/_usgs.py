@@ -7,7 +7,6 @@ for `understood` to tell.
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from thalweg import raw
+from thalweg.errors import InvalidInput
 from thalweg.raw import RawFile
 from thalweg.sources._common import UNITS, netcdf, parsed_json, point, text
 
@@ -180,13 +180,15 @@ def _main_sensor(series: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _observations(properties: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows of `continuous` and `daily`; of several series of a parameter, that with most values."""
-    series = Counter((_series(p), p["time_series_id"]) for p in properties)
-    # The first of the longest; by id, since the service promises no order.
-    main = {key: id for (key, id), _ in sorted(series.items(), key=lambda s: (s[1], s[0][1]))}
-    kept = [p for p in properties if main[_series(p)] == p["time_series_id"]]
-    # Of two versions of a value the newer one comes last, and counts.
-    kept.sort(key=lambda p: p.get("last_modified") or "")
+    """Rows of `continuous` and `daily`, where `fetch` asks for one series of a site's parameter."""
+    series = {_series(p): p["time_series_id"] for p in properties}
+    for p in properties:
+        if series[_series(p)] != p["time_series_id"]:
+            raise InvalidInput(
+                f"two series of parameter {p['parameter_code']} at {p['monitoring_location_id']}, "
+                f"{series[_series(p)]} and {p['time_series_id']}, and nothing says which counts: "
+                f"fetch it again, by `thalweg.sources.usgs.fetch`"
+            )
     rows = [
         (
             *_series(p),
@@ -195,7 +197,8 @@ def _observations(properties: list[dict[str, Any]]) -> pd.DataFrame:
             p["unit_of_measure"],
             ",".join([p["approval_status"], *_qualifiers(p["qualifier"])]),
         )
-        for p in kept
+        # Of two versions of a value the newer one comes last, and counts.
+        for p in sorted(properties, key=lambda p: p.get("last_modified") or "")
     ]
     return pd.DataFrame(rows, columns=READINGS)
 

@@ -55,12 +55,12 @@ def fetch(
     Raises
     ------
     InvalidInput
-        An empty period.
+        A period in which none is issued.
     Unavailable
         cdsapi is not installed or has no key, or the store refuses.
     """
     settings = settings or load()
-    issues = [hour for hour in hours(*period(start, end)) if hour.hour in CYCLES]
+    issues = hours(*period(start, end), CYCLES, "CAMS")
     files = []
     for done, issue in enumerate(issues, start=1):
         request = {

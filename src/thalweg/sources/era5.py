@@ -53,13 +53,13 @@ def fetch(
     Raises
     ------
     InvalidInput
-        An empty period.
+        A period without a full hour.
     Unavailable
         cdsapi is not installed or has no key, or the store refuses.
     """
     settings = settings or load()
     months: dict[str, list[dt.datetime]] = {}
-    for hour in hours(*period(start, end)):
+    for hour in hours(*period(start, end), what="ERA5"):
         months.setdefault(f"{hour:%Y-%m}", []).append(hour)
     files = []
     for done, (month, times) in enumerate(months.items(), start=1):

@@ -14,14 +14,13 @@ from thalweg.errors import InvalidInput, nearest
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
 from thalweg.sources import Contract, _grib
-from thalweg.sources._common import Moment, Progress, hours, period
+from thalweg.sources._common import SIX_HOURLY, Moment, Progress, hours, period
 from thalweg.sources._messages import Part, RemoteGrib, fetch_messages
 
 __all__ = ["CONTRACT", "FIELDS", "LICENCE", "MODELS", "TITLE", "fetch", "read"]
 
 TITLE = "NOAA GFS and NAM, forecasts"
 LICENCE = "public domain (NOAA)"
-CYCLES = (0, 6, 12, 18)
 #: Temperature, dew point, precipitation: NOAA's names of variable and level.
 FIELDS = ("TMP:2 m above ground", "DPT:2 m above ground", "APCP:surface")
 LINE = re.compile(r"[\d.]+:(?P<offset>\d+):d=\d+:(?P<field>[^:]+:[^:]+):")
@@ -83,7 +82,7 @@ def fetch(
     Raises
     ------
     InvalidInput
-        An unknown model, an empty period, or a step that there is not.
+        An unknown model, a period in which none is issued, or a step that there is not.
     NotFound, Unavailable
         None of the files is there, or the server does not answer.
     """
@@ -96,8 +95,7 @@ def fetch(
     base = getattr(settings, chosen.setting)
     wanted = [
         RemoteGrib(url, f"{url}.idx", issue + dt.timedelta(hours=step))
-        for issue in hours(*period(start, end))
-        if issue.hour in CYCLES
+        for issue in hours(*period(start, end), SIX_HOURLY, model)
         for step in (steps or chosen.steps)
         for url in [f"{base}/{chosen.file.format(issue=issue, step=step)}"]
     ]

@@ -13,7 +13,7 @@ from thalweg.errors import InvalidInput
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
 from thalweg.sources import Contract, _grib
-from thalweg.sources._common import Moment, Progress, hours, period
+from thalweg.sources._common import SIX_HOURLY, Moment, Progress, hours, period
 from thalweg.sources._messages import Part, RemoteGrib, fetch_messages
 
 __all__ = ["CONTRACT", "LICENCE", "TITLE", "fetch", "read"]
@@ -26,7 +26,6 @@ ATTRIBUTES = {
     "license": LICENCE,
     "configuration_name": "ifs_oper",
 }
-CYCLES = (0, 6, 12, 18)
 #: Steps in hours; forecasts of 6 and 18 h end sooner, and all did in earlier years.
 STEPS = (*range(0, 145, 3), *range(150, 361, 6))
 #: Before, forecasts of 6 and 18 h were a stream of their own; in the mirrors they still are.
@@ -73,7 +72,7 @@ def fetch(
     Raises
     ------
     InvalidInput
-        An empty period, or a step that there is not.
+        A period in which none is issued, or a step that there is not.
     NotFound, Unavailable
         None of the files is there, or the server does not answer.
     """
@@ -82,8 +81,7 @@ def fetch(
         raise InvalidInput(f"the IFS has no step of {min(wrong)} h; steps are {STEPS}")
     wanted = [
         _file(issue, step, settings)
-        for issue in hours(*period(start, end))
-        if issue.hour in CYCLES
+        for issue in hours(*period(start, end), SIX_HOURLY, "the IFS")
         for step in steps
     ]
 

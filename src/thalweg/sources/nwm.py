@@ -98,7 +98,7 @@ def fetch(
     Raises
     ------
     InvalidInput
-        An unknown configuration, or an empty period.
+        An unknown configuration, or a period in which it is not issued.
     NotFound, Unavailable
         The bucket has none of the files, or does not answer.
     """
@@ -107,10 +107,11 @@ def fetch(
     if not chosen:
         hint = nearest(configuration, CONFIGURATIONS)
         raise InvalidInput(f"unknown configuration {configuration!r}{hint}")
-    issued = hours(*period(start, end))
+    span = period(start, end)
     files: list[RawFile] = []
     nothing = None
     for folder, issues in chosen.items():
+        issued = hours(*span, issues.cycles, configuration)
         wanted = _wanted(folder, issues, issued, settings)
         try:
             files += fetch_objects("nwm", folder, wanted, "nc", settings, progress)
@@ -272,7 +273,6 @@ def _wanted(
             *[cycle + dt.timedelta(hours=step if issues.forecast else -step)] * 2,
         )
         for cycle in issued
-        if cycle.hour in issues.cycles
         for step in issues.steps
     ]
 

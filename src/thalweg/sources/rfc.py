@@ -66,7 +66,7 @@ def fetch(
     Raises
     ------
     InvalidInput
-        A name that is none, or an empty period.
+        A name that is none, or a period without a full hour.
     NotFound, Unavailable
         The bucket has none of the files, or does not answer.
     """
@@ -83,7 +83,7 @@ def fetch(
             hour,
             hour + AHEAD,
         )
-        for hour in hours(*period(start, end))
+        for hour in hours(*period(start, end), what="a forecast")
         for station in stations
     ]
     return fetch_objects("rfc", "timeseries", wanted, "ncdf", settings, progress)

@@ -17,7 +17,7 @@ from thalweg import raw
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
 from thalweg.sources import Contract, _common
-from thalweg.sources._common import SECONDARY, SERIES, TIME, VARIABLE, Progress, points
+from thalweg.sources._common import SECONDARY, SERIES, VARIABLE, Progress, points
 from thalweg.sources.usgs import CONFIGURATION as OBSERVATIONS
 
 __all__ = ["CONTRACT", "LICENCE", "TITLE", "fetch", "read"]
