@@ -7,7 +7,7 @@ import io
 import json
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from thalweg import raw, storage
 from thalweg.errors import InvalidInput, NotFound, ThalwegError
-from thalweg.raw import RawFile
+from thalweg.raw import Progress, RawFile
 from thalweg.settings import Settings
 
 __all__ = [
@@ -57,8 +57,6 @@ SERIES = pa.schema(
         "raw_file_id": pa.string(),
     }
 )
-#: Called with how many parts are done, and of how many.
-Progress = Callable[[int, int], None]
 Moment = str | dt.date | dt.datetime
 
 
