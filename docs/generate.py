@@ -122,6 +122,7 @@ def contracts_page() -> str:
 
 What a row keeps to before it is let into a table; one that does not goes to quarantine with its
 reason. A row may be in any known unit: it is converted to the unit of its variable on the way in.
+Of `metrics`, which Thalweg computes itself, nothing waits: a batch with such a row is refused.
 
 ## Variables
 

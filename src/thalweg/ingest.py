@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import replace as changed
 
 import pyarrow as pa
 
 from thalweg import quarantine
 from thalweg.errors import InvalidInput
 from thalweg.quarantine import Loaded
-from thalweg.raw import RawFile
+from thalweg.raw import Progress, RawFile
 from thalweg.settings import Settings
 from thalweg.warehouse.units import STANDARD
 
-__all__ = ["Loaded", "Progress", "Read", "load"]
+__all__ = ["Loaded", "Read", "load"]
 
-#: Called with how many files are read, and of how many.
-Progress = Callable[[int, int], None]
 #: Rows by table of some raw files: a source's `read`, with what else it needs bound to it.
 Read = Callable[[Sequence[RawFile]], Mapping[str, pa.Table]]
 
@@ -29,6 +27,7 @@ def load(
     progress: Progress | None = None,
     *,
     units: Mapping[str, str] = STANDARD,
+    replace: bool = True,
 ) -> Loaded:
     """Write the rows of raw files, all that are good; files and rows that are not go to quarantine.
 
@@ -41,6 +40,8 @@ def load(
         `usgs.read`, or `functools.partial(nwm.read, crosswalk=…)`.
     units
         The unit in which a variable is written, by the beginning of its name; `{}`: as it came.
+    replace
+        Whether these values replace those of the warehouse; else only new keys are added.
 
     Returns
     -------
@@ -61,7 +62,7 @@ def load(
         try:
             tables = read([file])
         except InvalidInput as error:
-            kept.append(quarantine.keep_file(file, str(error), settings))
+            kept.append(quarantine.keep_file(file, str(error), settings, units=units))
         else:
             readable.append(file.id)
             for name, rows in tables.items():
@@ -70,6 +71,6 @@ def load(
         if progress:
             progress(count, len(files))
     joined = {n: pa.concat_tables(p, promote_options="permissive") for n, p in parts.items()}
-    done = quarantine.admit(joined, settings, units=units)
+    done = quarantine.admit(joined, settings, units=units, replace=replace)
     quarantine.release(readable, settings)
-    return replace(done, quarantined=(*kept, *done.quarantined), missing=missing)
+    return changed(done, quarantined=(*kept, *done.quarantined), missing=missing)
