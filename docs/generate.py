@@ -121,6 +121,7 @@ What a row keeps to before it is let into a table; one that does not goes to qua
 reason. First a file is held to what its [source](#sources) promises, then each row to the contract
 of its table. Ranges and keys are the same for all sources. A row may be in any known unit that its
 source promises: it is converted to the unit of its variable on the way in.
+Of `metrics`, which Thalweg computes itself, nothing waits: a batch with such a row is refused.
 
 ## Variables
 

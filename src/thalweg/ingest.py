@@ -6,22 +6,20 @@ A file is held to the contract of its source first, then its rows to those of th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import replace as changed
 
 import pyarrow as pa
 
 from thalweg import quarantine
 from thalweg.errors import InvalidInput
 from thalweg.quarantine import Entry, Loaded
-from thalweg.raw import RawFile
+from thalweg.raw import Progress, RawFile
 from thalweg.settings import Settings
 from thalweg.warehouse import promises
 from thalweg.warehouse.units import STANDARD
 
-__all__ = ["Loaded", "Progress", "Read", "load"]
+__all__ = ["Loaded", "Read", "load"]
 
-#: Called with how many files are read, and of how many.
-Progress = Callable[[int, int], None]
 #: Rows by table of some raw files: a source's `read`, with what else it needs bound to it.
 Read = Callable[[Sequence[RawFile]], Mapping[str, pa.Table]]
 
@@ -33,6 +31,7 @@ def load(
     progress: Progress | None = None,
     *,
     units: Mapping[str, str] = STANDARD,
+    replace: bool = True,
 ) -> Loaded:
     """Write the rows of raw files, all that are good; files and rows that are not go to quarantine.
 
@@ -45,6 +44,8 @@ def load(
         `usgs.read`, or `functools.partial(nwm.read, crosswalk=…)`.
     units
         The unit in which a variable is written, by the beginning of its name; `{}`: as it came.
+    replace
+        Whether these values replace those of the warehouse; else only new keys are added.
 
     Returns
     -------
@@ -68,9 +69,9 @@ def load(
     for count, file in enumerate(files, start=1):
         try:
             tables = read([file])
-            rows_of, others = quarantine.from_source(file, tables, settings)
+            rows_of, others = quarantine.from_source(file, tables, settings, units=units)
         except InvalidInput as error:
-            kept.append(quarantine.keep_file(file, str(error), settings))
+            kept.append(quarantine.keep_file(file, str(error), settings, units=units))
         else:
             readable.append(file.id)
             kept += others
@@ -80,8 +81,8 @@ def load(
         if progress:
             progress(count, len(files))
     joined = {n: pa.concat_tables(p, promote_options="permissive") for n, p in parts.items()}
-    done = quarantine.admit(joined, settings, units=units)
+    done = quarantine.admit(joined, settings, units=units, replace=replace)
     quarantine.release(readable, settings)
     # Rows that break both contracts of one file are one entry: its last state counts.
     entries = {entry.id: entry for entry in (*kept, *done.quarantined)}
-    return replace(done, quarantined=tuple(entries.values()), missing=missing)
+    return changed(done, quarantined=tuple(entries.values()), missing=missing)

@@ -22,7 +22,7 @@ from thalweg.database import RawFileRow
 from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.settings import Settings, load
 
-__all__ = ["RawFile", "Verified", "find", "get", "land", "period", "read", "verify"]
+__all__ = ["Progress", "RawFile", "Verified", "find", "get", "land", "period", "read", "verify"]
 
 # As long as the registry's narrowest column.
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -35,7 +35,8 @@ SECRET = re.compile(
     r"|credentials?))=",
     re.I,
 )
-PARAMETERS = 10_000  # in one query; databases take some ten thousand
+#: Called with how many are done, and of how many.
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,7 @@ def find(
         wanted = wanted.where(RawFileRow.dataset == dataset)
     queries = [wanted]
     if ids is not None:
-        all_ids = sorted(ids, reverse=True)
-        parts = [all_ids[i : i + PARAMETERS] for i in range(0, len(all_ids), PARAMETERS)]
+        parts = database.in_parts(sorted(ids, reverse=True))
         queries = [wanted.where(RawFileRow.id.in_(part)) for part in parts]
     with database.session(settings) as session:
         files = [_file(row) for query in queries for row in session.scalars(query)]
@@ -222,7 +222,7 @@ class Verified:
 
 def verify(
     files: Iterable[RawFile] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     settings: Settings | None = None,
 ) -> list[Verified]:
     """Hash the stored bytes again and compare with the registry; eight files at a time.

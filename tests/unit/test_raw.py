@@ -4,6 +4,7 @@ import datetime as dt
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from thalweg import database, raw, storage
 from thalweg.cli import app
-from thalweg.database import RunRow, RunUse, new_id
+from thalweg.database import RunUse, new_id
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.settings import Settings
 
@@ -107,15 +108,8 @@ def test_secrets_of_an_address_are_not_kept(dataset: str, url: str, kept: str | 
     assert raw.find(dataset=dataset) == []
 
 
-def test_a_run_is_on_record(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = RunRow(
-        id=new_id(), pipeline="p", state="running", trigger="command", user="u",
-        started_at=dt.datetime.now(dt.UTC), parameters={},
-    )  # fmt: skip
-    with database.session() as session, session.begin():
-        session.add(run)
-        run_id = run.id
-    monkeypatch.setenv("THALWEG_RUN_ID", run_id)
+def test_a_run_is_on_record(dataset: str, begin_run: Callable[[], str]) -> None:
+    run_id = begin_run()
     file = land(dataset)
     raw.read(file)
     raw.read(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -15,7 +16,6 @@ from typer.testing import CliRunner
 
 from thalweg import database, storage, warehouse
 from thalweg.cli import app
-from thalweg.database import RunRow, new_id
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.settings import Settings
 from thalweg.warehouse import upkeep
@@ -247,29 +247,22 @@ def test_what_cannot_be_done_is_said() -> None:
         warehouse.snapshots("metric")
 
 
-def test_the_run_of_a_state_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = [new_id(), new_id()]
-    with database.session() as session, session.begin():
-        for id in ids:
-            session.add(
-                RunRow(
-                    id=id, pipeline="p", state="running", trigger="command", user="u",
-                    started_at=dt.datetime.now(dt.UTC), parameters={},
-                )
-            )  # fmt: skip
-    monkeypatch.setenv("THALWEG_RUN_ID", ids[0])
+def test_the_run_of_a_state_is_told(begin_run: Callable[[], str]) -> None:
+    first = begin_run()
     write(AUGUST, 1.0)
     write(AUGUST + dt.timedelta(hours=1), 1.0)
-    monkeypatch.setenv("THALWEG_RUN_ID", ids[1])
+    second = begin_run()
     maintain()
     told = [(s.operation, s.added, s.run_id) for s in warehouse.snapshots(NAME)]
-    assert told == [("append", 1, ids[0]), ("append", 1, ids[0]), ("compaction", 2, ids[1])]
+    assert told == [("append", 1, first), ("append", 1, first), ("compaction", 2, second)]
 
 
 def test_by_command() -> None:
     hourly(AUGUST, 2)
-    assert "Nothing was done" in call("warehouse", "maintain", NAME, "--dry-run")
-    (told,) = json.loads(call("warehouse", "maintain", NAME, "--older-than", "30d", "--json"))
+    assert "Nothing was done" in call("warehouse", "maintain", NAME)
+    assert len(warehouse.snapshots(NAME)) == 4
+    given = ("--older-than", "30d", "--apply", "--json")
+    (told,) = json.loads(call("warehouse", "maintain", NAME, *given))
     assert (told["table"], told["files_before"], told["files_after"]) == (NAME, 4, 1)
     assert "compaction" in call("warehouse", "snapshots", NAME)
     states = json.loads(call("warehouse", "snapshots", NAME, "--json"))
@@ -279,5 +272,6 @@ def test_by_command() -> None:
     assert f"make the table {NAME}" in call("warehouse", "migrate", "--dry-run")
     assert f"make the table {NAME}" in call("warehouse", "migrate")
     assert "newest version" in call("warehouse", "migrate")
-    with pytest.raises(InvalidInput, match="--older-than soon: expected an age"):
-        call("warehouse", "maintain", "--older-than", "soon")
+    for age in ("soon", "nat"):
+        with pytest.raises(InvalidInput, match=f"--older-than {age}: expected an age"):
+            call("warehouse", "maintain", "--older-than", age)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from pyiceberg.types import (
 )
 
 from thalweg import database, warehouse
-from thalweg.database import RunRow, RunUse, new_id
+from thalweg.database import RunUse, new_id
 from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.settings import Settings, load
 from thalweg.warehouse import merge
@@ -396,16 +397,8 @@ def test_a_catalogue_that_does_not_answer_is_one_clear_line(
         warehouse.read("units", settings=load(warehouse="elsewhere"))
 
 
-def test_a_run_is_on_record(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_id = new_id()
-    with database.session() as session, session.begin():
-        session.add(
-            RunRow(
-                id=run_id, pipeline="p", state="running", trigger="command", user="u",
-                started_at=dt.datetime.now(dt.UTC), parameters={},
-            )
-        )  # fmt: skip
-    monkeypatch.setenv("THALWEG_RUN_ID", run_id)
+def test_a_run_is_on_record(location: str, begin_run: Callable[[], str]) -> None:
+    run_id = begin_run()
     written = warehouse.write("primary_timeseries", observations(location, [1, 2]))
     rows = warehouse.read("primary_timeseries", where=f"location_id = '{location}'")
     assert set(rows["run_id"].to_pylist()) == {run_id}

@@ -26,10 +26,10 @@ from thalweg.lineage.notes import (
 )
 from thalweg.settings import Settings, load
 from thalweg.warehouse.access import definition, reachable
+from thalweg.warehouse.schema import PROVENANCE
 
 __all__ = ["up"]
 
-PROVENANCE = ("raw_file_id", "run_id")
 #: How many rows came from each raw file by each run; None is "none" and "outside a run".
 Origins = Counter[tuple[str | None, str | None]]
 #: Which rows of the one side have a partner on the other: same place, time, variable and unit.

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from thalweg import http, raw, storage
 from thalweg.errors import InvalidInput, NotFound, ThalwegError
-from thalweg.raw import RawFile
+from thalweg.raw import Progress, RawFile
 from thalweg.settings import Settings
 
 __all__ = [
@@ -75,8 +75,6 @@ CONFIGURATIONS = pa.schema(dict.fromkeys(("name", "type", "description"), pa.str
 LOCATIONS = pa.schema({"id": pa.string(), "name": pa.string(), "geometry": pa.binary()})
 CROSSWALKS = pa.schema(dict.fromkeys(("primary_location_id", "secondary_location_id"), pa.string()))
 UNITS = pa.schema(dict.fromkeys(("name", "long_name"), pa.string()))
-#: Called with how many parts are done, and of how many.
-Progress = Callable[[int, int], None]
 Moment = str | dt.date | dt.datetime
 WEB = ("http://", "https://")
 

@@ -50,6 +50,7 @@ __all__ = [
     "fetch",
     "land_route_link",
     "read",
+    "read_route_link",
     "retrospective",
 ]
 
@@ -231,6 +232,21 @@ def land_route_link(uri: str, settings: Settings | None = None) -> RawFile:
     with storage.translated(uri):
         content = storage.public_filesystem(settings).cat_file(uri)
     return raw.land("nwm", "route_link", content, extension="nc", url=uri, settings=settings)
+
+
+def read_route_link(files: Iterable[RawFile]) -> dict[str, pa.Table]:
+    """Rows of `locations` and `location_crosswalks` of RouteLink files, as `crosswalk` has them.
+
+    Raises
+    ------
+    InvalidInput
+        A file is damaged, or no RouteLink.
+    """
+    parts: dict[str, list[pa.Table]] = {"locations": [], "location_crosswalks": []}
+    for file in files:
+        for part, rows in zip(parts.values(), crosswalk(raw.read(file)), strict=True):
+            part.append(rows.append_column("raw_file_id", pa.repeat(file.id, rows.num_rows)))
+    return {name: pa.concat_tables(part) for name, part in parts.items()}
 
 
 def crosswalk(route_link: bytes, version: str = "nwm30") -> tuple[pa.Table, pa.Table]:

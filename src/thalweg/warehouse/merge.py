@@ -52,7 +52,7 @@ from thalweg.warehouse.schema import (
     TableDefinition,
 )
 
-__all__ = ["Written", "conform", "key_codes", "write", "write_all"]
+__all__ = ["Written", "conform", "key_codes", "replacing", "write", "write_all"]
 
 ATTEMPTS = 40
 _SEEN: dict[tuple[str, str], set[str]] = {}
@@ -139,6 +139,14 @@ def write_all(
     for name in tables:
         definition(name)
     return [write(n, tables[n], settings, replace=replace) for n in TABLES if n in tables]
+
+
+def replacing(name: str, rows: pa.Table, settings: Settings | None = None) -> np.ndarray[Any, Any]:
+    """Which rows `write` would put in place of others of the same or an earlier raw file."""
+    batch = conform(name, rows)
+    batch = batch.append_column("at", pa.array(np.arange(batch.num_rows)))
+    merge = _compare(table(name, settings), batch, definition(name), only_older=True)
+    return np.isin(batch["at"], merge.changed["at"])
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from operator import and_, ge, le
@@ -102,7 +103,8 @@ def sql(
     NotFound
         An unknown table; the nearest known one is named.
     InvalidInput
-        What is not one SELECT, or not SQL; an unknown column; a parameter that is missing.
+        What is not one SELECT, or not SQL; an unknown column; a parameter that is missing; two
+        columns of one name.
     Unavailable
         The catalogue or the store does not answer.
 
@@ -126,7 +128,13 @@ def sql(
             for name in asked:
                 connection.execute(f"CREATE VIEW {NAMESPACE}.{name} AS FROM {name}")
             connection.execute("SET lock_configuration = true")
-            return connection.sql(query, params=parameters or None).to_arrow_table()
+            answer = connection.sql(query, params=parameters or None)
+            if doubled := sorted(n for n, count in Counter(answer.columns).items() if count > 1):
+                raise InvalidInput(
+                    f"several columns are named {', '.join(doubled)}: give each a name of its "
+                    f"own, as in {doubled[0]} AS first"
+                )
+            return answer.to_arrow_table()
         except duckdb.Error as error:
             raise InvalidInput(f"cannot answer the query: {error}") from None
 
