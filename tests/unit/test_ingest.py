@@ -244,9 +244,7 @@ def test_attributes_that_are_numbers_are_kept_as_text(store: Settings) -> None:
     sink = io.BytesIO()
     pq.write_table(pa.table({"location_id": ["07"], "attribute_name": ["a"], "value": [1.5]}), sink)
     rows = rows_of(sink.getvalue(), Layout("location_attributes", prefix="x"), "a.parquet")
-    assert rows.to_pylist() == [
-        {"location_id": "x-07", "attribute_name": "a", "value": "1.5", "unit_name": None}
-    ]
+    assert rows.to_pylist() == [{"location_id": "x-07", "attribute_name": "a", "value": "1.5"}]
 
 
 def test_places_by_longitude_and_latitude(store: Settings) -> None:

@@ -43,12 +43,14 @@ def observations(location: str, values: list[float], file: str, unit: str = "m^3
     times = [START + dt.timedelta(hours=i) for i in range(n)]
     return pa.table(
         {
+            "reference_time": pa.nulls(n, TIME),
             "value_time": pa.array(times, TIME),
             "value": pa.array(values, pa.float64()),
             "unit_name": [unit] * n,
             "location_id": [location] * n,
             "configuration_name": ["usgs_observations"] * n,
             "variable_name": ["streamflow_hourly_inst"] * n,
+            "quality_code": pa.nulls(n, pa.string()),
             "raw_file_id": [file] * n,
         }
     )
@@ -164,7 +166,7 @@ def test_what_is_released_is_in_the_units_that_were_asked_for(
     known(location)
     warehouse.write("units", pa.table({"name": [came]}))
     quarantine.retry(entry.id)
-    file = landed(location.encode())
+    file = landed(location.encode(), "table")
     rows = observations(location, [0.0, 1000.0], file.id, came)
 
     def read(files: object) -> dict[str, pa.Table]:
@@ -175,7 +177,7 @@ def test_what_is_released_is_in_the_units_that_were_asked_for(
     mended = False
     (entry,) = ingest.load(read, [file], units=units).quarantined
     mended = True
-    monkeypatch.setattr(sources.get("usgs"), "read", read)
+    monkeypatch.setattr(sources.get("table"), "read", read)
     quarantine.retry(entry.id)
     found = warehouse.read(NAME, where=f"location_id = '{location}'").sort_by("value_time")
     assert found["unit_name"].to_pylist() == [unit] * 2
@@ -188,7 +190,7 @@ def test_a_released_row_never_replaces_what_a_later_file_said(location: str) -> 
     hour = dt.timedelta(hours=1)
     first, late, last = (
         raw.land(
-            "usgs", f"test-{location}", content, extension="json", url="https://example.org/x",
+            "table", f"test-{location}", content, extension="json", url="https://example.org/x",
             valid_from=START, valid_to=START + hours * hour,
         )
         for content, hours in ((b"1", 2), (b"2", 2), (b"3", 1))
@@ -268,8 +270,6 @@ def test_a_file_that_is_read_again_replaces_nothing_of_a_later_one(
     entry = quarantine.keep_file(file, "not understood yet")
     quarantine.admit({NAME: observations(location, [3.0], new_id())})
     rows = observations(location, [1.0, 2.0], file.id)
-    for name in ("reference_time", "quality_code"):
-        rows = rows.append_column(name, pa.nulls(2))
     monkeypatch.setattr(sources.get("usgs"), "read", lambda files: {NAME: rows})  # it is mended
     (written,) = quarantine.retry(entry.id).written
     assert (written.added, written.changed) == (1, 0)
@@ -363,7 +363,7 @@ def test_rows_come_back_as_they_were(location: str) -> None:
     """Also those that have NaN, null and times before 1677, which nanoseconds cannot say."""
     old = dt.datetime(1600, 1, 1, tzinfo=dt.UTC)
     rows = observations(location, [float("nan"), 2.0], new_id())
-    rows = rows.set_column(0, "value_time", pa.array([old, None], TIME))
+    rows = rows.set_column(1, "value_time", pa.array([old, None], TIME))
     (entry,) = quarantine.admit({NAME: rows}).quarantined
     kept = quarantine.show(entry.id)[1]
     assert kept is not None
