@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, groupby
 
 import pyarrow as pa
 
@@ -12,6 +12,8 @@ from thalweg.errors import InvalidInput
 from thalweg.quarantine import Loaded
 from thalweg.raw import RawFile
 from thalweg.settings import Settings
+from thalweg.warehouse.access import definition
+from thalweg.warehouse.schema import TABLES
 from thalweg.warehouse.units import STANDARD
 
 __all__ = ["Loaded", "Progress", "Read", "load"]
@@ -69,7 +71,25 @@ def load(
                 parts.setdefault(name, []).append(quarantine.of_file(file, rows))
         if progress:
             progress(count, len(files))
-    joined = {n: pa.concat_tables(p, promote_options="permissive") for n, p in parts.items()}
-    done = quarantine.admit(joined, settings, units=units)
+    for name in parts:
+        definition(name)
+    done = [
+        quarantine.admit({name: rows}, settings, units=units)
+        for name in TABLES
+        if name in parts
+        for rows in _alike(parts[name])
+    ]
     quarantine.release(readable, settings)
-    return replace(done, quarantined=(*kept, *done.quarantined), missing=missing)
+    return Loaded(
+        tuple(chain.from_iterable(each.written for each in done)),
+        tuple(chain.from_iterable(each.converted for each in done)),
+        (*kept, *chain.from_iterable(each.quarantined for each in done)),
+        tuple(chain.from_iterable(each.tables for each in done)),
+        missing=missing,
+    )
+
+
+def _alike(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of files of the same columns together: of a column it lacks, a file says nothing."""
+    for _, alike in groupby(parts, lambda rows: {*rows.column_names}):
+        yield pa.concat_tables(alike, promote_options="permissive")
