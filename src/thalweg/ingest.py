@@ -5,8 +5,8 @@ A file is held to the contract of its source first, then its rows to those of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace as changed
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, groupby
 
 import pyarrow as pa
 
@@ -16,6 +16,8 @@ from thalweg.quarantine import Entry, Loaded
 from thalweg.raw import Progress, RawFile
 from thalweg.settings import Settings
 from thalweg.warehouse import promises
+from thalweg.warehouse.access import definition
+from thalweg.warehouse.schema import TABLES
 from thalweg.warehouse.units import STANDARD
 
 __all__ = ["Loaded", "Read", "load"]
@@ -80,9 +82,27 @@ def load(
                 parts.setdefault(name, []).append(rows)
         if progress:
             progress(count, len(files))
-    joined = {n: pa.concat_tables(p, promote_options="permissive") for n, p in parts.items()}
-    done = quarantine.admit(joined, settings, units=units, replace=replace)
+    for name in parts:
+        definition(name)
+    done = [
+        quarantine.admit({name: rows}, settings, units=units, replace=replace)
+        for name in TABLES
+        if name in parts
+        for rows in _alike(parts[name])
+    ]
     quarantine.release(readable, settings)
     # Rows that break both contracts of one file are one entry: its last state counts.
-    entries = {entry.id: entry for entry in (*kept, *done.quarantined)}
-    return changed(done, quarantined=tuple(entries.values()), missing=missing)
+    entries = {e.id: e for e in (*kept, *chain.from_iterable(d.quarantined for d in done))}
+    return Loaded(
+        tuple(chain.from_iterable(each.written for each in done)),
+        tuple(chain.from_iterable(each.converted for each in done)),
+        tuple(entries.values()),
+        tuple(chain.from_iterable(each.tables for each in done)),
+        missing=missing,
+    )
+
+
+def _alike(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of files of the same columns together: of a column it lacks, a file says nothing."""
+    for _, alike in groupby(parts, lambda rows: {*rows.column_names}):
+        yield pa.concat_tables(alike, promote_options="permissive")

@@ -35,7 +35,7 @@ from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
 from thalweg.warehouse import Written, contracts, promises
 from thalweg.warehouse.access import definition
-from thalweg.warehouse.merge import replacing
+from thalweg.warehouse.merge import conform, replacing
 from thalweg.warehouse.schema import TABLES
 from thalweg.warehouse.units import STANDARD, Conversion, convert
 
@@ -125,9 +125,9 @@ class Loaded:
         InvalidInput
             None came that far.
         """
-        for name, rows in self.tables:
-            if name == table:
-                return definition(name).plain(rows)
+        declared = definition(table)
+        if found := [conform(table, rows) for name, rows in self.tables if name == table]:
+            return pa.concat_tables(declared.plain(rows) for rows in found)
         raise InvalidInput(f"no file had rows of {table} that can be read: {self}")
 
     def __str__(self) -> str:

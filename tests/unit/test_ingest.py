@@ -415,6 +415,24 @@ def test_doubled_and_out_of_order_times(own: Layout) -> None:
     assert (now, then) == ([1.5, 3.0], [1.0, 3.0])
 
 
+def test_of_a_column_that_it_lacks_a_file_says_nothing(own: Layout) -> None:
+    """Alone, or among files that have it; an empty field says that there is no value."""
+    read = partial(table.read, layout=Layout("locations", prefix=own.prefix))
+    mine = f"id = '{own.prefix}-1'"
+
+    def stored(*contents: str) -> tuple[str, bool]:
+        done = ingest.load(read, [landed(content.encode()) for content in contents])
+        (row,) = warehouse.read("locations", where=mine).to_pylist()
+        (now,) = done.rows("locations").filter(pc.field("id") == row["id"])["name"].to_pylist()[-1:]
+        assert now == row["name"]
+        return row["name"], row["geometry"] is not None
+
+    there = "id,name,longitude,latitude\n1,there,-80.5,37.1\n"
+    assert stored(there, "id,name\n1,renamed\n") == ("renamed", True)
+    assert stored("id,name\n1,again\n") == ("again", True)
+    assert stored("id,name\n1,\n") == (None, True)
+
+
 def test_what_is_missing_is_told(own: Layout) -> None:
     """Also of NetCDF, where a fill value stands for none."""
     content = CSV.replace(",3.25,", ",,").encode()
@@ -456,6 +474,7 @@ def test_feet_in_place_of_metres(own: Layout) -> None:
     rows = rows_of(head, replace(own, constants=constants))
     (entry,) = quarantine.admit({"primary_timeseries": rows}).quarantined
     assert "a unit that measures the variable, got ft" in entry.reason
+    assert line("m^3/0", "m^3/s") is None
 
 
 def test_the_command(own: Layout, tmp_path: Path) -> None:

@@ -142,6 +142,14 @@ def test_what_is_no_reading_of_a_table_is_refused(
 
 
 def test_the_view_is_what_metrics_are_computed_from(gauge: str) -> None:
+    times, other = [START + i * HOUR for i in range(4)], "streamflow_daily_mean"
+    beside = series(f"usgs-{gauge}", times, [5.0] * 4, "usgs_observations").to_pandas()
+    feet = series(f"nwm-{gauge}", times, [6.0] * 4, "in_feet").to_pandas()
+    for name, frame in (
+        ("primary_timeseries", beside.assign(variable_name=other)),
+        ("secondary_timeseries", feet.assign(unit_name="ft^3/s")),
+    ):
+        warehouse.write(name, pa.Table.from_pandas(frame, preserve_index=False))
     rows = warehouse.joined(where="primary_location_id = ?", parameters=[f"usgs-{gauge}"])
     assert rows.column_names == list(query.JOINED)
     mine = {

@@ -105,7 +105,7 @@ def read(
     Raises
     ------
     NotFound
-        An unknown table, column or snapshot.
+        An unknown table, column or snapshot; a time whose state upkeep has ended.
     InvalidInput
         A condition that cannot be understood, or a time without a time zone.
     """
@@ -136,10 +136,29 @@ def read(
 
 
 def as_of(found: Table, at: dt.datetime) -> Snapshot | None:
-    """The state that a table had at a time; None before it was first written."""
+    """The state that a table had at a time; None before it was first written.
+
+    Raises `NotFound` where upkeep has ended that state, `InvalidInput` for a time without a zone.
+    """
     if at.tzinfo is None:
         raise InvalidInput(f"at is {at}: expected a time with a time zone")
-    return found.snapshot_as_of_timestamp(int(at.timestamp() * 1000))
+    log = found.history()
+    milliseconds = (at - dt.datetime.fromtimestamp(0, dt.UTC)) // dt.timedelta(milliseconds=1)
+    place = next((i for i in range(len(log), 0, -1) if log[i - 1].timestamp_ms <= milliseconds), 0)
+    kept = {each.snapshot_id: each for each in found.snapshots()}
+    state = kept.get(log[place - 1].snapshot_id) if place else None
+    if place == len(log):
+        return state
+    # Some catalogues keep of the log what comes after all that has ended, others leave gaps.
+    later = kept[log[place].snapshot_id]
+    is_first = (later.sequence_number or 0) <= 1
+    if not is_first and (state is None or later.parent_snapshot_id not in kept):
+        since = dt.datetime.fromtimestamp(later.timestamp_ms / 1000, dt.UTC)
+        raise NotFound(
+            f"upkeep has ended the state that {found.name()[-1]} had at {at}; the oldest that is "
+            f"kept after it is of {since:%Y-%m-%d %H:%M:%S} UTC"
+        )
+    return state
 
 
 @contextmanager

@@ -90,15 +90,20 @@ def check(name: str, rows: pa.Table, settings: Settings | None = None) -> tuple[
     Returns
     -------
     good, bad
-        Rows with all columns of the table, the good ones as `merge.conform` makes them; the bad
-        ones with one more, `reason`.
+        The rows with the columns that they had, the good ones as `merge.conform` makes them; the
+        bad ones with one more, `reason`.
 
     Raises
     ------
     InvalidInput
         A column is unknown, missing, or of a type that does not fit.
+    Unavailable
+        The catalogue does not answer.
     """
-    return apart(Batch(name, conform(name, rows), settings), clauses(name))
+    had = rows.column_names
+    good, bad = apart(Batch(name, conform(name, rows), settings), clauses(name))
+    had = [column for column in good.column_names if column in had]
+    return good.select(had), bad.select([*had, "reason"])
 
 
 def apart(batch: Batch, found: Sequence[Clause]) -> tuple[pa.Table, pa.Table]:
@@ -215,9 +220,9 @@ def _clauses(name: str) -> Iterator[Clause]:
 
 
 def _selecting(clause: Clause, batch: Batch) -> Callable[[Any], Any]:
-    # A function, which pandera's deep copies of its schema leave alone: not a partial, with which
-    # they would copy the rows.
-    return lambda data: data.lazyframe.select(clause.holds(batch))
+    # Found out here: pandera would take what the catalogue raises for a check that does not hold.
+    holds = clause.holds(batch)
+    return lambda data: data.lazyframe.select(holds)
 
 
 def _there(column: str, _batch: Batch) -> pl.Expr:

@@ -90,7 +90,8 @@ def check_rows(source: str, name: str, rows: pa.Table) -> tuple[pa.Table, pa.Tab
         if not _keeps(source, contract, name, tuple(zip(*few.to_pydict().values(), strict=True))):
             found = [*_clauses(source, contract, name)]
             good, bad = apart(Batch(name, conform(name, rows), None), found)
-            return definition(name).plain(good), bad
+            had = [column for column in good.column_names if column in rows.column_names]
+            return definition(name).plain(good.select(had)), bad.select([*had, "reason"])
     return rows, rows.slice(0, 0)
 
 
