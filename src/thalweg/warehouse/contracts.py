@@ -14,7 +14,6 @@ from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import pandera.polars as pandera
 import polars as pl
 import pyarrow as pa
@@ -23,7 +22,7 @@ import pyarrow.compute as pc
 from thalweg import sources
 from thalweg.settings import Settings
 from thalweg.warehouse.access import definition, read
-from thalweg.warehouse.merge import conform, key_codes
+from thalweg.warehouse.merge import conform, key_codes, last_of_each
 from thalweg.warehouse.schema import NUMBER, QUANTITIES, TEXT, TIME, Quantity
 from thalweg.warehouse.units import line, measured, pairs
 
@@ -193,8 +192,8 @@ class Batch:
     @cached_property
     def doubled(self) -> bool:
         """Whether a raw file gives a key twice."""
-        codes = np.sort(key_codes(self.rows, (*self.declared.key, "raw_file_id")))
-        return bool((codes[1:] == codes[:-1]).any())
+        codes = key_codes(self.rows, (*self.declared.key, "raw_file_id"))
+        return last_of_each(codes).size < codes.size
 
 
 def _clauses(name: str) -> Iterator[Clause]:

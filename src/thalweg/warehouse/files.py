@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count, pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,7 @@ from pyiceberg.table.update.snapshot import _MergeAppendFiles, _OverwriteFiles, 
 
 from thalweg.warehouse.schema import TableDefinition
 
-__all__ = ["exchange", "rows_of", "take", "write", "write_as_read"]
+__all__ = ["exchange", "months", "rows_of", "take", "write", "write_as_read"]
 
 THREADS = 4
 
@@ -89,14 +90,22 @@ def _by_month(
     if column is None:
         yield None, rows
         return
-    months = rows[column].to_numpy().astype("datetime64[M]").astype(np.int64)  # since 1970
-    order = np.argsort(months, kind="stable")
-    rows, months = take(rows, pa.array(order)), months[order]
-    ends = [*np.flatnonzero(np.diff(months)) + 1, len(months)]
+    number = months(rows[column])
+    order = np.argsort(number, kind="stable")
+    rows, number = take(rows, pa.array(order)), number[order]
+    ends = [*np.flatnonzero(np.diff(number)) + 1, len(number)]
     for start, end in pairwise([0, *ends]):
-        value = PartitionFieldValue(found.spec().fields[0], int(months[start]))
+        value = PartitionFieldValue(found.spec().fields[0], int(number[start]))
         key = PartitionKey([value], found.spec(), found.schema())
         yield key, rows.slice(start, end - start)
+
+
+def months(times: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int16]]:
+    """Months since January 1970; 16 bits, which numpy sorts fastest."""
+    number: np.ndarray[Any, np.dtype[np.int16]] = (
+        times.to_numpy().astype("datetime64[M]").astype(np.int16)
+    )
+    return number
 
 
 def take(rows: pa.Table, numbers: pa.ChunkedArray | pa.Array) -> pa.Table:

@@ -48,13 +48,16 @@ from thalweg.warehouse.schema import (
     TableDefinition,
 )
 
-__all__ = ["Written", "conform", "key_codes", "replacing", "write", "write_all"]
+__all__ = ["Written", "conform", "key_codes", "last_of_each", "replacing", "write", "write_all"]
 
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
 ATTEMPTS = 40
 _SEEN: dict[tuple[str, str], set[str]] = {}
 # Above this many values a range says as much as a list, and is cheaper to test.
 LONGEST_LIST = 200
 MOST_CODES = 2**62
+# Up to so many codes a row are laid out side by side, which is faster than to sort them.
+ROOM = 8
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def write(
     """
     declared = definition(name)
     unsaid = _unsaid(rows, declared)
-    batch = _last_by_key(_complete(name, conform(name, rows), declared), declared.key)
+    batch = _last_by_key(_complete(name, conform(name, rows), declared), declared)
     _check_references(name, batch, declared, settings)
     if replace == "older":
         replace = "raw_file_id" in declared.columns and "older"
@@ -213,7 +216,7 @@ def _commit(found: Table, merge: _Merge, declared: TableDefinition) -> None:
     span = _span(merge.changed, declared.range)
     within = expression_to_pyarrow(bind(found.schema(), span, case_sensitive=True))
     stays = _once_each(declared.plain(merge.stays.filter(within)))
-    rows = _last_by_key(pa.concat_tables([stays, merge.added, merge.changed]), declared.key)
+    rows = _last_by_key(pa.concat_tables([stays, merge.added, merge.changed]), declared)
     with files.exchange(found) as update:
         for task in found.scan(span).plan_files():
             whole = files.rows_of(found, [task])
@@ -339,7 +342,7 @@ def _is_once_each(values: pa.ChunkedArray) -> bool:
     return not any(each.null_count or len(each.unique()) < len(each) for each in texts)
 
 
-def key_codes(rows: pa.Table, key: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
+def key_codes(rows: pa.Table, key: tuple[str, ...]) -> Numbers:
     """A number for each row: in order of the key, null last, and equal where the key is."""
     codes = np.zeros(rows.num_rows, np.int64)
     if not rows.num_rows:
@@ -360,13 +363,25 @@ def key_codes(rows: pa.Table, key: tuple[str, ...]) -> np.ndarray[Any, np.dtype[
     return codes
 
 
-def _last_by_key(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
-    """The last row of each key, in order of the key."""
-    codes = key_codes(rows, key)
-    order = np.argsort(codes, kind="stable")
-    codes = codes[order]
-    is_last = np.append(codes[1:] != codes[:-1], True)[: rows.num_rows]
-    return files.take(rows, pa.array(order[is_last]))
+def last_of_each(codes: Numbers) -> Numbers:
+    """Where each code stands for the last time, in order of the codes."""
+    if codes.size and codes.max() < ROOM * codes.size:
+        last = np.full(codes.max() + 1, -1)
+        last[codes] = np.arange(codes.size)  # of several the last one counts
+        order, is_last = last, last >= 0
+    else:
+        order = np.argsort(codes, kind="stable")
+        codes = codes[order]
+        is_last = np.append(codes[1:] != codes[:-1], True)[: codes.size]
+    return np.compress(is_last, order)
+
+
+def _last_by_key(rows: pa.Table, declared: TableDefinition) -> pa.Table:
+    """The last row of each key, in order of the month, if the table has one, and of the key."""
+    order = last_of_each(key_codes(rows, declared.key))
+    if declared.month_of:
+        order = order[np.argsort(files.months(rows[declared.month_of])[order], kind="stable")]
+    return files.take(rows, pa.array(order))
 
 
 def _check_references(
