@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -23,9 +24,14 @@ from requests.exceptions import RequestException
 from thalweg import record
 from thalweg.errors import InvalidInput, NotFound, Unavailable, nearest
 from thalweg.settings import Settings, load
-from thalweg.warehouse.schema import NAMESPACE, TABLES, TableDefinition
+from thalweg.warehouse.schema import NAMESPACE, TABLES, TEXT, TableDefinition
 
-__all__ = ["catalog", "definition", "names", "read", "table"]
+__all__ = ["catalog", "definition", "names", "read", "table", "texts_of"]
+
+# It tells for each file that texts are read as what we ask for.
+logging.getLogger("pyiceberg.io.pyarrow").addFilter(
+    lambda said: not said.getMessage().startswith("Iceberg does not have a dictionary type")
+)
 
 
 def names() -> list[str]:
@@ -81,6 +87,7 @@ def read(
     settings: Settings | None = None,
     *,
     at: dt.datetime | None = None,
+    encoded: bool = False,
 ) -> pa.Table:
     """Rows of a table.
 
@@ -96,6 +103,8 @@ def read(
         The state of the table to read; the newest by default.
     at
         Read the table as it was at this time, as far as upkeep has kept that state.
+    encoded
+        Leave texts as dictionaries, as the files have them: less to make where they repeat.
 
     Returns
     -------
@@ -127,12 +136,20 @@ def read(
     try:
         scan = found.scan(where or AlwaysTrue(), selected_fields=fields, snapshot_id=snapshot_id)
         with reachable(found.catalog.name):
-            rows = declared.plain(scan.to_arrow())
+            rows = scan.to_arrow(texts_of(found))
+            rows = rows if encoded else declared.plain(rows)
     except (ParseException, ValueError, TypeError) as error:
         raise InvalidInput(f"cannot read {name} where {where}: {error}") from error
     if snapshot is not None:
         record.note("read", "table", name, str(snapshot.snapshot_id), rows.num_rows)
     return rows
+
+
+def texts_of(found: Table) -> tuple[str, ...]:
+    """Columns of text that all files have; one that came later cannot be read as a dictionary."""
+    schemas = found.schemas().values()
+    kept = set[str].intersection(*({field.name for field in s.fields} for s in schemas))
+    return tuple(f.name for f in found.schema().fields if f.name in kept and f.field_type == TEXT)
 
 
 def as_of(found: Table, at: dt.datetime) -> Snapshot | None:

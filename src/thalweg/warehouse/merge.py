@@ -41,7 +41,7 @@ from thalweg import record
 from thalweg.errors import InvalidInput, Unavailable, nearest
 from thalweg.settings import Settings
 from thalweg.warehouse import files
-from thalweg.warehouse.access import catalog, definition, reachable, read, table
+from thalweg.warehouse.access import catalog, definition, reachable, read, table, texts_of
 from thalweg.warehouse.schema import (
     PROVENANCE,
     TABLES,
@@ -167,7 +167,7 @@ def _compare(
     if found.current_snapshot() is None or not batch.num_rows:
         return _Merge(batch, batch.slice(0, 0), batch.slice(0, 0))
     with reachable(found.catalog.name):
-        existing = found.scan(_span(batch, declared.range)).to_arrow()
+        existing = found.scan(_span(batch, declared.range)).to_arrow(texts_of(found))
     values = [c for c in declared.columns if c not in {*declared.key, *PROVENANCE, *unsaid}]
     same_key = " AND ".join(f'b."{c}" IS NOT DISTINCT FROM e."{c}"' for c in declared.key)
     differs = " OR ".join(f'b."{c}" IS DISTINCT FROM e."{c}"' for c in values) or "false"
