@@ -43,6 +43,7 @@ def store() -> Iterator[Settings]:
                 object_store.command(settings), stdout=log, stderr=subprocess.STDOUT
             )
         os.environ.update(environment.data_environment(settings))
+        os.environ.pop("THALWEG_RUN_ID", None)  # of a store before this one
         try:
             until = time.monotonic() + PATIENCE
             while not object_store.is_healthy(settings):

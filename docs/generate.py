@@ -19,7 +19,7 @@ from thalweg.pipelines import specification
 from thalweg.settings import load
 from thalweg.warehouse import contracts
 from thalweg.warehouse.access import definition
-from thalweg.warehouse.schema import FRESHNESS, QUANTITIES
+from thalweg.warehouse.schema import QUANTITIES
 
 __all__ = ["PAGES", "write_all"]
 
@@ -163,25 +163,51 @@ def contracts_page() -> str:
         (f"`{prefix}…`", f"`{q.unit}`", f"{q.lowest:,g}", f"{q.highest:,g}")
         for prefix, q in QUANTITIES.items()
     ]
-    ages = [
-        (f"`{pattern}`", f"{age / timedelta(hours=1):g} h") for pattern, age in FRESHNESS.items()
-    ]
     return f"""# Contracts
 
 What a row keeps to before it is let into a table; one that does not goes to quarantine with its
-reason. A row may be in any known unit: it is converted to the unit of its variable on the way in.
+reason. First a file is held to what its [source](#sources) promises, then each row to the contract
+of its table. Ranges and keys are the same for all sources. A row may be in any known unit that its
+source promises: it is converted to the unit of its variable on the way in.
+Of `metrics`, which Thalweg computes itself, nothing waits: a batch with such a row is refused.
 
 ## Variables
 
 {table(("variable", "kept in", "least", "most"), quantities)}
 
-## Freshness
+{about}
+## Sources
 
-How old the newest time of a configuration may be; `thalweg warehouse freshness` tells how old it
-is.
+What each source promises: the `CONTRACT` of its module. A file with other tables, columns or types
+goes to quarantine as a whole, and says what was promised and what came; rows with another variable,
+unit or configuration go as rows. A field in another unit is not read. How old the newest time of a
+configuration is, `thalweg warehouse freshness` tells.
+{"".join(_promises(name) for name in sources.names())}"""
 
-{table(("configuration", "at most"), ages)}
-{about}"""
+
+def _promises(name: str) -> str:
+    """The section of a source."""
+    promised = sources.contract(name)
+    tables = [
+        (f"`{each}`", ", ".join(f"`{column.name}` {column.type}" for column in columns))
+        for each, columns in promised.tables.items()
+    ]
+    units = [
+        (f"`{variable}`", ", ".join(f"`{unit}`" for unit in each))
+        for variable, each in promised.units.items()
+    ]
+    fields = [(f"`{each}`", f"`{unit}`") for each, unit in promised.fields.items()]
+    ages = [
+        (f"`{pattern}`", f"{age / timedelta(hours=1):g} h" if age else "any")
+        for pattern, age in promised.configurations.items()
+    ]
+    parts = (
+        table(("table", "columns"), tables) if tables else "",
+        table(("variable", "sent in"), units) if units else "",
+        table(("field", "unit"), fields) if fields else "",
+        table(("configuration", "age of the newest, at most"), ages),
+    )
+    return f"\n### {name}\n\n" + "\n\n".join(part for part in parts if part) + "\n"
 
 
 def services_page() -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import fcntl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from s3fs import S3FileSystem
 
 from thalweg import settings as settings_module
+from thalweg.database import new_id
 from thalweg.hub import environment, object_store
+from thalweg.pipelines import history
 from thalweg.settings import Settings
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -69,3 +71,15 @@ def store(store_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings
     for name, value in environment.data_environment(store_settings).items():
         monkeypatch.setenv(name, value)
     return store_settings
+
+
+@pytest.fixture
+def begin_run(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """Puts a run on record, for which this process then works; its id."""
+
+    def begin() -> str:
+        run = history.begin(new_id(), "p", {}, "command", settings_module.load())
+        monkeypatch.setenv("THALWEG_RUN_ID", run.id)
+        return run.id
+
+    return begin

@@ -251,18 +251,25 @@ class GriddedFields(Reader):
 
         from thalweg import gridded
 
-        name = self.kwargs["name"]
-        if name not in gridded.names():
+        name, levels = self.kwargs["name"], self._levels()
+        if not levels:
             return xarray.Dataset()
-        return gridded.open(name, **({"level": gridded.levels(name)[0]} | options))
+        return gridded.open(name, **({"level": levels[0]} | options))
 
     def extent(self) -> Extent:
         from thalweg import gridded
 
-        name = self.kwargs["name"]
-        if name not in gridded.names():
+        name, levels = self.kwargs["name"], self._levels()
+        if not levels:
             return Extent()
-        return Extent(*extent_of(gridded.open(name, level) for level in gridded.levels(name)))
+        return Extent(*extent_of(gridded.open(name, level) for level in levels))
+
+    def _levels(self) -> list[str]:
+        """None where nothing was written yet."""
+        from thalweg import gridded
+
+        name = self.kwargs["name"]
+        return gridded.levels(name) if name in gridded.names() else []
 
 
 class PublicZarr(Reader):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -37,7 +37,19 @@ from thalweg.errors import Unavailable
 from thalweg.private import folder
 from thalweg.settings import Settings, load
 
-__all__ = ["Base", "RawFileRow", "RunRow", "RunUse", "engine", "migrate", "new_id", "session"]
+__all__ = [
+    "Base",
+    "RawFileRow",
+    "RunRow",
+    "RunUse",
+    "engine",
+    "in_parts",
+    "migrate",
+    "new_id",
+    "session",
+]
+
+PARAMETERS = 10_000  # in one query; databases take some ten thousand
 
 
 class UtcDateTime(TypeDecorator[dt.datetime]):
@@ -126,6 +138,13 @@ def new_id() -> str:
     value = (milliseconds << 80) | (0x7 << 76) | random
     value = (value & ~(0x3 << 62)) | (0x2 << 62)
     return str(uuid.UUID(int=value))
+
+
+def in_parts(ids: Iterable[str]) -> Iterator[list[str]]:
+    """The ids in parts that one query can name."""
+    all_ids = list(ids)
+    for start in range(0, len(all_ids), PARAMETERS):
+        yield all_ids[start : start + PARAMETERS]
 
 
 @contextmanager

@@ -25,7 +25,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from sqlalchemy import CursorResult, String, select, update
+from sqlalchemy import JSON, CursorResult, String, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -33,8 +33,9 @@ from thalweg import database, raw, record, sources, storage, warehouse
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.warehouse import Written, contracts
+from thalweg.warehouse import Written, contracts, promises
 from thalweg.warehouse.access import definition
+from thalweg.warehouse.merge import conform, replacing
 from thalweg.warehouse.schema import TABLES
 from thalweg.warehouse.units import STANDARD, Conversion, convert
 
@@ -43,6 +44,7 @@ __all__ = [
     "Loaded",
     "admit",
     "discard",
+    "from_source",
     "keep",
     "keep_file",
     "list",
@@ -53,6 +55,8 @@ __all__ = [
 ]
 
 DISCARDED = "discarded: "
+#: Of a row that would replace another when it is tried again.
+DOUBT = "raw_file_id: expected the last file of its dataset about this time, for other values stand"
 
 
 class QuarantineRow(database.Base):
@@ -69,11 +73,15 @@ class QuarantineRow(database.Base):
     at: Mapped[dt.datetime]
     released_at: Mapped[dt.datetime | None] = mapped_column(index=True)
     uri: Mapped[str]
+    units: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of the quarantine: what waits, and since when; `table` is None for a whole file."""
+    """One entry of the quarantine: what waits, and since when; `table` is None for a whole file.
+
+    `units` are those in which its rows are wanted, None for the warehouse's own.
+    """
 
     id: str
     table: str | None
@@ -84,6 +92,7 @@ class Entry:
     at: dt.datetime
     released_at: dt.datetime | None
     uri: str
+    units: Mapping[str, str] | None = None
 
     @property
     def is_discarded(self) -> bool:
@@ -116,9 +125,9 @@ class Loaded:
         InvalidInput
             None came that far.
         """
-        for name, rows in self.tables:
-            if name == table:
-                return definition(name).plain(rows)
+        declared = definition(table)
+        if found := [conform(table, rows) for name, rows in self.tables if name == table]:
+            return pa.concat_tables(declared.plain(rows) for rows in found)
         raise InvalidInput(f"no file had rows of {table} that can be read: {self}")
 
     def __str__(self) -> str:
@@ -143,7 +152,8 @@ def admit(
     units
         The unit in which a variable is written, by the beginning of its name.
     replace
-        As of `warehouse.write`.
+        As of `warehouse.write`; with `"older"`, as `retry` has it, a row stays here that would
+        replace another while a later file of its dataset may have said what holds.
 
     Raises
     ------
@@ -158,7 +168,12 @@ def admit(
 
 
 def keep(
-    table: str, rows: pa.Table, raw_file_id: str | None, settings: Settings | None = None
+    table: str,
+    rows: pa.Table,
+    raw_file_id: str | None,
+    settings: Settings | None = None,
+    *,
+    units: Mapping[str, str] = STANDARD,
 ) -> Entry:
     """Keep rows that a table cannot take; those of one raw file are one entry, each row once.
 
@@ -166,9 +181,11 @@ def keep(
     ----------
     rows
         Columns of the table, and `reason`.
+    units
+        The units in which they are to be written.
     """
     settings = settings or load()
-    entry = _new(_id(table, raw_file_id or _bytes(rows)), table, raw_file_id)
+    entry = _new(_id(table, raw_file_id or _bytes(rows)), table, raw_file_id, units)
     while True:
         earlier = _find(entry.id, settings)
         waiting = []
@@ -180,10 +197,16 @@ def keep(
             return entry
 
 
-def keep_file(file: RawFile, reason: str, settings: Settings | None = None) -> Entry:
+def keep_file(
+    file: RawFile,
+    reason: str,
+    settings: Settings | None = None,
+    *,
+    units: Mapping[str, str] = STANDARD,
+) -> Entry:
     """Keep note of a raw file that cannot be read; the file stays where it is."""
     settings = settings or load()
-    entry = changed(_new(_id("", file.id), None, file.id), reason=reason, uri=file.uri)
+    entry = changed(_new(_id("", file.id), None, file.id, units), reason=reason, uri=file.uri)
     while not _save(entry, _find(entry.id, settings), settings):
         pass  # another keeps the same file
     return entry
@@ -191,11 +214,13 @@ def keep_file(file: RawFile, reason: str, settings: Settings | None = None) -> E
 
 def release(ids: Iterable[str], settings: Settings | None = None) -> None:
     """Release the entries of the whole raw files of these ids: they can be read now."""
-    these, readable = (QuarantineRow.table.is_(None), QuarantineRow.released_at.is_(None)), {*ids}
+    waiting = QuarantineRow.released_at.is_(None) | QuarantineRow.reason.startswith(DISCARDED)
+    these, readable = (QuarantineRow.table.is_(None), waiting), {*ids}
     with database.session(settings) as session, session.begin():
         for row in session.scalars(select(QuarantineRow).where(*these)):
             if row.raw_file_id in readable:
                 row.released_at = dt.datetime.now(dt.UTC)
+                row.reason = row.reason.removeprefix(DISCARDED)
 
 
 def discard(id: str, settings: Settings | None = None) -> Entry:
@@ -231,7 +256,10 @@ def show(id: str, settings: Settings | None = None) -> tuple[Entry, pa.Table | N
 def retry(id: str, settings: Settings | None = None) -> Loaded:
     """Try again to write what an entry holds: what is good now is let through, the rest stays.
 
-    A row does not replace one of a later raw file. A whole file is read again by its source.
+    A row does not replace one of a later raw file. Where it would replace an earlier one, while a
+    later file of the same source and dataset speaks of the same time, it stays: that file may have
+    said what holds, and rows that it found unchanged do not name it. Load both again in their
+    order, and discard what still waits. A whole file is read again by its source.
 
     Raises
     ------
@@ -244,17 +272,20 @@ def retry(id: str, settings: Settings | None = None) -> Loaded:
     while True:
         entry, rows = show(id, settings)
         if rows is None:
-            done = admit(_read_again(entry, settings), settings, replace="older")
+            tables, kept = _read_again(entry, settings)
+            done = admit(tables, settings, units=_units(entry), replace="older")
             release([str(entry.raw_file_id)], settings)
-            return done
+            return changed(done, quarantined=(*kept, *done.quarantined))
         table = str(entry.table)
-        good, bad = contracts.check(table, rows.drop_columns(["reason"]), settings)
-        good, converted = _convert(good, STANDARD)
+        rows, others = _promised(entry, rows.drop_columns(["reason"]), settings)
+        good, bad, converted = _sifted(table, rows, settings, _units(entry), "older")
+        bad = pa.concat_tables([*others, bad], promote_options="permissive")
         written = warehouse.write(table, good, settings, replace="older")
         if bad.num_rows:
-            left = _holding(entry, bad, settings)
+            left = changed(_holding(entry, bad, settings), released_at=None)
         else:
-            left = changed(entry, released_at=dt.datetime.now(dt.UTC))
+            reason = entry.reason.removeprefix(DISCARDED)
+            left = changed(entry, released_at=dt.datetime.now(dt.UTC), reason=reason)
         if _save(left, entry, settings):
             return Loaded((written,), tuple(converted), (left,), ((table, good),))
 
@@ -266,6 +297,34 @@ def list(settings: Settings | None = None, *, released: bool = False) -> Sequenc
         wanted = wanted.where(QuarantineRow.released_at.is_(None))
     with database.session(settings) as session:
         return [_made(row) for row in session.scalars(wanted)]
+
+
+def from_source(
+    file: RawFile,
+    tables: Mapping[str, pa.Table],
+    settings: Settings | None = None,
+    *,
+    units: Mapping[str, str] = STANDARD,
+) -> tuple[dict[str, pa.Table], Sequence[Entry]]:
+    """What the source of a file has promised of its rows; the others are kept here.
+
+    Parameters
+    ----------
+    tables
+        What the source's `read` gives of this file.
+
+    Raises
+    ------
+    InvalidInput
+        The file has other tables, columns or types than its source promises.
+    """
+    promises.check_file(file.source, tables)
+    given, kept = {}, []
+    for name, rows in tables.items():
+        given[name], bad = promises.check_rows(file.source, name, of_file(file, rows))
+        if bad.num_rows:
+            kept.append(keep(name, bad, file.id, settings, units=units))
+    return given, kept
 
 
 def of_file(file: RawFile, rows: pa.Table) -> pa.Table:
@@ -283,17 +342,67 @@ def _admit(
     replaces: bool | Literal["older"],
 ) -> tuple[Sequence[Any], ...]:
     """The fields of `Loaded`, for one table."""
-    good, bad = contracts.check(name, rows, settings)
+    good, bad, converted = _sifted(name, rows, settings, units, replaces)
     # What may not pass is kept before the rest is written: after a crash nothing is lost.
-    kept = [keep(name, part, file, settings) for file, part in _by_file(bad)]
-    good, converted = _convert(good, units)
+    kept = [keep(name, part, file, settings, units=units) for file, part in _by_file(bad)]
     written = warehouse.write(name, good, settings, replace=replaces)
     return [written], converted, kept, [(name, good)]
+
+
+def _sifted(
+    name: str,
+    rows: pa.Table,
+    settings: Settings | None,
+    units: Mapping[str, str],
+    replaces: bool | Literal["older"],
+) -> tuple[pa.Table, pa.Table, Sequence[Conversion]]:
+    """The rows that may pass, in the units asked for; those that may not; what was converted."""
+    good, bad = contracts.check(name, rows, settings)
+    if replaces == "older":
+        doubtful = _doubtful(name, _convert(good, units)[0], settings)
+        left = definition(name).plain(good.filter(doubtful))
+        left = left.append_column("reason", pa.repeat(DOUBT, left.num_rows))
+        good, bad = good.filter(pc.invert(doubtful)), pa.concat_tables([bad, left])
+    good, converted = _convert(good, units)
+    return good, bad, converted
+
+
+def _doubtful(name: str, rows: pa.Table, settings: Settings | None) -> pa.ChunkedArray | pa.Array:
+    """Which rows would replace others, though a later file may have said that those hold."""
+    doubtful = pa.repeat(False, rows.num_rows)
+    if "raw_file_id" not in rows.column_names:
+        return doubtful
+    would = pa.array(replacing(name, rows, settings))
+    for id in rows["raw_file_id"].filter(would).unique().drop_null().to_pylist():
+        its = pc.and_(would, pc.equal(rows["raw_file_id"], id))
+        for first, last in _later(id, settings):
+            if first and last and "value_time" in rows.column_names:
+                times = rows["value_time"]
+                about = pc.and_(pc.greater_equal(times, first), pc.less_equal(times, last))
+                doubtful = pc.or_(doubtful, pc.and_(its, about))
+            else:
+                doubtful = pc.or_(doubtful, its)
+    return doubtful
+
+
+def _later(
+    id: str, settings: Settings | None
+) -> Iterator[tuple[dt.datetime | None, dt.datetime | None]]:
+    """Of what times the later files of a file's dataset speak, those that could be read."""
+    waiting = {entry.raw_file_id for entry in list(settings) if not entry.table}
+    for file in raw.find(ids=[id], settings=settings):
+        for each in raw.find(file.source, file.dataset, settings=settings):
+            if each.id > id and each.id not in waiting:
+                yield each.valid_from or each.valid_to, each.valid_to or each.valid_from
 
 
 def _convert(rows: pa.Table, units: Mapping[str, str]) -> tuple[pa.Table, Sequence[Conversion]]:
     has_units = {"variable_name", "unit_name", "value"} <= {*rows.column_names}
     return convert(rows, units) if has_units else (rows, [])
+
+
+def _units(entry: Entry) -> Mapping[str, str]:
+    return STANDARD if entry.units is None else entry.units
 
 
 def _by_file(rows: pa.Table) -> Iterator[tuple[str | None, pa.Table]]:
@@ -306,7 +415,18 @@ def _by_file(rows: pa.Table) -> Iterator[tuple[str | None, pa.Table]]:
         yield file, rows.filter(column.is_null() if file is None else column == file)
 
 
-def _read_again(entry: Entry, settings: Settings) -> Mapping[str, pa.Table]:
+def _promised(
+    entry: Entry, rows: pa.Table, settings: Settings
+) -> tuple[pa.Table, Sequence[pa.Table]]:
+    """The rows of an entry that its source promises today; the others."""
+    others = []
+    for file in raw.find(ids=[entry.raw_file_id], settings=settings) if entry.raw_file_id else []:
+        rows, bad = promises.check_rows(file.source, str(entry.table), rows)
+        others.append(bad)
+    return rows, others
+
+
+def _read_again(entry: Entry, settings: Settings) -> tuple[Mapping[str, pa.Table], Sequence[Entry]]:
     (file,) = raw.find(ids=[str(entry.raw_file_id)], settings=settings)
     read = sources.get(file.source).read
     given = {"crosswalk": lambda: warehouse.read("location_crosswalks", settings=settings)}
@@ -323,7 +443,7 @@ def _read_again(entry: Entry, settings: Settings) -> Mapping[str, pa.Table]:
             f"{file.url} holds fields, and the warehouse takes rows: ingest it again as before; "
             f"once it can be read it is released"
         )
-    return {name: of_file(file, rows) for name, rows in tables.items()}
+    return from_source(file, tables, settings, units=_units(entry))
 
 
 def _get(id: str, settings: Settings | None) -> Entry:
@@ -336,9 +456,10 @@ def _get(id: str, settings: Settings | None) -> Entry:
     return found[0]
 
 
-def _new(id: str, table: str | None, raw_file_id: str | None) -> Entry:
+def _new(id: str, table: str | None, raw_file_id: str | None, units: Mapping[str, str]) -> Entry:
     now, run = dt.datetime.now(dt.UTC), record.current_run_id()
-    return Entry(id, table, "", 1, raw_file_id, run, now, None, "")
+    wanted = None if units == STANDARD else dict(units)
+    return Entry(id, table, "", 1, raw_file_id, run, now, None, "", wanted)
 
 
 def _holding(entry: Entry, rows: pa.Table, settings: Settings) -> Entry:

@@ -22,13 +22,21 @@ from thalweg.database import RawFileRow
 from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.settings import Settings, load
 
-__all__ = ["RawFile", "Verified", "find", "get", "land", "period", "read", "verify"]
+__all__ = ["Progress", "RawFile", "Verified", "find", "get", "land", "period", "read", "verify"]
 
 # As long as the registry's narrowest column.
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 STREAMS = 8
 BLOCK = 8 * 2**20
-PARAMETERS = 10_000  # in one query; databases take some ten thousand
+PASSWORD = re.compile(r"(https?://[^/?#]*|://[^/?#]*:[^/?#]*)@", re.I)
+#: Begin of a pair in a query that lets in whoever has it.
+SECRET = re.compile(
+    r"(x-(amz|goog)-[^=]*|[^=]*(key|token|jwt|secret|sig|signature|password|passwd|pwd|auth|appid"
+    r"|credentials?))=",
+    re.I,
+)
+#: Called with how many are done, and of how many.
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,8 @@ def land(
     source, dataset, extension
         Parts of the key: lower-case letters, digits, `_`, `.` and `-`.
     url, headers
-        Where the bytes came from, and what the server said about them.
+        Where the bytes came from, and what the server said about them. Of the query, what is called
+        like a secret (`token`, `api_key`, `X-Amz-Signature` …) is not kept.
     valid_from, valid_to
         First and last time the content speaks of, if known; timezone-aware.
 
@@ -80,9 +89,11 @@ def land(
     Raises
     ------
     InvalidInput
-        A name that cannot be part of a key, a time without a time zone, or no bytes at all.
+        A name that cannot be part of a key, a password in the address, a time without a time zone,
+        or no bytes at all.
     """
     settings = settings or load()
+    url = _without_secrets(url)
     _check(source, dataset, extension, content, valid_from, valid_to)
     sha256 = hashlib.sha256(content).hexdigest()
     if earlier := _same(source, dataset, sha256, settings):
@@ -158,8 +169,7 @@ def find(
         wanted = wanted.where(RawFileRow.dataset == dataset)
     queries = [wanted]
     if ids is not None:
-        all_ids = sorted(ids, reverse=True)
-        parts = [all_ids[i : i + PARAMETERS] for i in range(0, len(all_ids), PARAMETERS)]
+        parts = database.in_parts(sorted(ids, reverse=True))
         queries = [wanted.where(RawFileRow.id.in_(part)) for part in parts]
     with database.session(settings) as session:
         files = [_file(row) for query in queries for row in session.scalars(query)]
@@ -212,7 +222,7 @@ class Verified:
 
 def verify(
     files: Iterable[RawFile] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     settings: Settings | None = None,
 ) -> list[Verified]:
     """Hash the stored bytes again and compare with the registry; eight files at a time.
@@ -267,6 +277,17 @@ def _same(source: str, dataset: str, sha256: str, settings: Settings) -> RawFile
 
 def _file(row: RawFileRow) -> RawFile:
     return RawFile(**{f.name: getattr(row, f.name) for f in fields(RawFile)})
+
+
+def _without_secrets(url: str) -> str:
+    if PASSWORD.search(url):
+        raise InvalidInput(
+            "an address with a user or password in it is not kept, nothing landed: let the client "
+            "find them in the environment or in a file of its own"
+        )
+    address, _, query = url.partition("?")
+    kept = "&".join(pair for pair in query.split("&") if not SECRET.match(pair))
+    return f"{address}?{kept}" if kept else address
 
 
 def _check(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from itertools import groupby
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from thalweg import gridded, raw, sources
 from thalweg.catalog import extent_of
+from thalweg.errors import InvalidInput
 from thalweg.gridded.repository import RAW_FILE
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "write"]
 
+CHECKED = 20  # items of a collection; each takes some 20 ms
 WORLD = [-180.0, -90.0, 180.0, 90.0]
 #: A multihash (sha2-256, 32 bytes) is this and then the digest.
 MULTIHASH = "1220"
@@ -44,24 +46,30 @@ MEDIA_TYPES = {
     "xml": "application/xml",
 }
 ZARR = "application/vnd.zarr; version=3"
-AXES = {"longitude": "x", "latitude": "y", "x": "x", "y": "y"}
+AXES = {"longitude": "x", "latitude": "y"}
 
 
 def write(folder: str | Path, settings: Settings | None = None) -> pystac.Catalog:
     """Write the catalogue into a folder, with links that are relative: it can be moved or served.
 
-    Every part is checked against the schema of STAC 1.1 before anything is written.
+    It is checked against the schema of STAC 1.1 before anything is written, of each collection the
+    first items, for all are made alike. Raises `InvalidInput` for a folder that cannot be written.
     """
     import pystac
 
     catalogue = build(settings)
     catalogue.normalize_hrefs(str(folder))
-    for each in (catalogue, *catalogue.get_collections(), *catalogue.get_items(recursive=True)):
+    collections = [*catalogue.get_collections()]
+    items = chain.from_iterable(islice(each.get_items(), CHECKED) for each in collections)
+    for each in (catalogue, *collections, *items):
         # The schemas of the core come with pystac; those of extensions it would get by network.
         pystac.validation.validate_dict(
             each.to_dict(), each.STAC_OBJECT_TYPE, pystac.get_stac_version(), extensions=[]
         )
-    catalogue.save(pystac.CatalogType.SELF_CONTAINED)
+    try:
+        catalogue.save(pystac.CatalogType.SELF_CONTAINED)
+    except OSError as error:
+        raise InvalidInput(f"cannot write the catalogue into {folder}: {error}") from None
     return catalogue
 
 
@@ -72,7 +80,10 @@ def build(settings: Settings | None = None) -> pystac.Catalog:
     settings = settings or load()
     catalogue = pystac.Catalog("thalweg", "Raw files and gridded data of this hub", "Thalweg")
 
-    repositories = [_repository(name, settings) for name in gridded.names(settings)]
+    written = {name: gridded.levels(name, settings) for name in gridded.names(settings)}
+    repositories = [
+        _repository(name, levels, settings) for name, levels in written.items() if levels
+    ]
     # A raw file lies where the repository lies that was made of it; of others nothing is known.
     footprints = {
         id: item
@@ -154,14 +165,11 @@ def _file(file: RawFile, place: pystac.Item | None) -> pystac.Item:
     return item
 
 
-def _repository(name: str, settings: Settings) -> pystac.Item:
+def _repository(name: str, names: list[str], settings: Settings) -> pystac.Item:
     import pystac
     from pystac.extensions.datacube import DatacubeExtension
 
-    levels = {
-        level: gridded.open(name, level, settings=settings)
-        for level in gridded.levels(name, settings)
-    }
+    levels = {level: gridded.open(name, level, settings=settings) for level in names}
     (west, south, east, north), (first, last) = extent_of(levels.values())
     corners = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     item = pystac.Item(
@@ -205,12 +213,12 @@ def _cube(dataset: xr.Dataset) -> dict[str, Any]:
 
 
 def _dimension(dataset: xr.Dataset, name: str) -> dict[str, Any]:
-    if name in AXES:
-        # The axes of a projected grid have numbers of cells, no degrees.
-        values = dataset[name].values if name in dataset.indexes else range(dataset.sizes[name])
-        about = {"type": "spatial", "axis": AXES[name], "reference_system": 4326}
-        return about | {"extent": [float(min(values)), float(max(values))]}
+    if name not in dataset.indexes:  # of a projected grid: not spatial, which would say degrees
+        return {"type": "cell", "extent": [0, dataset.sizes[name] - 1]}
     values = dataset[name].values
+    if name in AXES:
+        about = {"type": "spatial", "axis": AXES[name], "reference_system": 4326}
+        return about | {"extent": [float(values.min()), float(values.max())]}
     if values.dtype.kind == "M":
         return {
             "type": "temporal",

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import fsspec
 from botocore.exceptions import BotoCoreError
 
-from thalweg.errors import NotFound, Unavailable
+from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.settings import Settings, load
 
 __all__ = ["filesystem", "public_filesystem", "put_new", "read", "translated"]
@@ -24,8 +24,13 @@ LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 def filesystem(uri: str) -> Any:
-    """The fsspec filesystem that opens `uri`."""
-    return fsspec.core.url_to_fs(uri)[0]
+    """The fsspec filesystem that opens `uri`; raises `InvalidInput` where none here does."""
+    try:
+        return fsspec.core.url_to_fs(uri)[0]
+    except (ImportError, ValueError) as error:
+        raise InvalidInput(
+            f"cannot open {uri}: {error}; known are paths, file://, s3:// and https://"
+        ) from None
 
 
 def public_filesystem(settings: Settings | None = None) -> Any:
@@ -60,7 +65,7 @@ def put_new(uri: str, data: bytes) -> None:
 
 
 def read(uri: str) -> bytes:
-    """The bytes at `uri`; raises `NotFound` or `Unavailable`."""
+    """The bytes at `uri`; raises `NotFound`, `Unavailable`, or `InvalidInput` for a folder."""
     with translated(uri):
         content: bytes = filesystem(uri).cat_file(uri)
     return content
@@ -75,6 +80,8 @@ def translated(uri: str) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise NotFound(f"nothing is stored at {uri}") from None
+    except IsADirectoryError:
+        raise InvalidInput(f"{uri} is a folder: name its files, as {uri.rstrip('/')}/*") from None
     except (OSError, BotoCoreError) as error:
         if _code(error) in EXISTS:
             raise FileExistsError(uri) from None

@@ -9,22 +9,25 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from thalweg import database, sources, warehouse
+from thalweg import database, raw, sources, warehouse
+from thalweg.errors import InvalidInput
 from thalweg.settings import Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "add-a-source.md"
 ANSWER = {
     "station": "bridge",
     "name": "Bridge of the example",
+    "unit": "cm",
     "longitude": 13.7,
     "latitude": 51.1,
     "levels": [
-        {"time": "2026-03-29T01:00:00+01:00", "cm": 231, "status": "checked"},
-        {"time": "2026-03-29T03:00:00+02:00", "cm": 232.5, "status": "raw"},
-        {"time": "2026-03-29T04:00:00+02:00", "cm": None, "status": "raw"},
+        {"time": "2026-03-29T01:00:00+01:00", "level": 231, "status": "checked"},
+        {"time": "2026-03-29T03:00:00+02:00", "level": 232.5, "status": "raw"},
+        {"time": "2026-03-29T04:00:00+02:00", "level": None, "status": "raw"},
     ],
 }
 
@@ -62,14 +65,18 @@ def test_the_page_adds_a_source(
     (tmp_path / "example.py").write_text(module.replace("https://data.example.org", agency))
     monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path)])
     assert "example" in sources.names()
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     try:
         for step in steps:
             exec(compile(step, str(PAGE), "exec"), names)  # noqa: S102
+        nowhere = json.dumps(ANSWER | {"longitude": None}).encode()
+        file = raw.land("example", "levels", nowhere, extension="json", url="nowhere")
+        with pytest.raises(InvalidInput, match=r"agency \(longitude None is no number"):
+            names["example"].read([file])
     finally:
         sys.modules.pop("thalweg.sources.example", None)
 
-    assert not names["loaded"].quarantined  # type: ignore[attr-defined]
+    assert not names["loaded"].quarantined
     assert "2 values of stage_hourly_inst converted from cm to m" in str(names["loaded"])
     where = "location_id = 'example-bridge'"
     rows = warehouse.read("primary_timeseries", where=where).sort_by("value_time").to_pylist()
@@ -78,3 +85,5 @@ def test_the_page_adds_a_source(
         ("2026-03-29T01:00:00+00:00", 2.325, "raw"),
     ]
     assert {row["unit_name"] for row in rows} == {"m"}
+    # What the contract refused waits whole: two levels, none of which was written.
+    assert (names["kept"].table, names["kept"].count) == ("primary_timeseries", 2)  # type: ignore[attr-defined]

@@ -94,6 +94,9 @@ def documented() -> Iterator[tuple[str, str]]:
             yield "tables", column
     for name in sources.names():
         yield "sources", sources.get(name).LICENCE
+        promised = sources.contract(name)
+        for each in (*promised.tables, *promised.units, *promised.fields, *promised.configurations):
+            yield "contracts", each
     for name in yaml.safe_load((ROOT / "hub-config" / "services.yaml").read_text()):
         yield "services", name
     for name, pipeline in specification.all(settings.load({}, home=ROOT)).items():

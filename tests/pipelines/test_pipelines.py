@@ -98,6 +98,10 @@ def test_real_files_of_noaa_give_715_pairs(noaa: Settings, shared_data: Path) ->
     route_link = (shared_data / "nwm_usgs_lower_colorado" / "RouteLink.nc").as_uri()
     ingested = run("ingest_nwm", period | {"route_link": route_link}, settings=noaa)
     assert sum(use.kind == "raw" and use.direction == "wrote" for use in ingested.uses) >= 1
+    for name in ("locations", "location_crosswalks"):
+        rows = warehouse.read(name)
+        assert rows.num_rows >= 76
+        assert rows["raw_file_id"].null_count == rows["run_id"].null_count == 0
     run(
         "ingest_usgs",
         {"start": "2021-08-23", "end": "2021-08-24", "timeslices": "yes"},

@@ -28,8 +28,9 @@ def filled(store: Settings) -> Settings:
     """The store with a warehouse and two locations of these tests."""
     database.migrate()
     warehouse.migrate()
-    rows = pa.table({"id": ["catalog-test-1", "catalog-test-2"], "name": ["one", "two"]})
-    warehouse.write("locations", rows)
+    rows = {"id": ["catalog-test-1", "catalog-test-2"], "name": ["one", "two"]}
+    rows["geometry"] = [point(-80.5, 37.1)] * 2
+    warehouse.write("locations", pa.table(rows))
     return store
 
 
@@ -59,7 +60,8 @@ def test_an_earlier_snapshot(filled: Settings) -> None:
     warehouse.write("locations", pa.table({"id": ["catalog-test-1"], "name": ["renamed"]}))
     reader = catalog.open_catalog()["warehouse"]["locations"]
     mine = "id = 'catalog-test-1'"
-    assert reader.read(where=mine)["name"].to_pylist() == ["renamed"]
+    now = reader.read(columns=["name", "geometry"], where=mine).to_pylist()
+    assert now == [{"name": "renamed", "geometry": point(-80.5, 37.1)}]  # of which nothing was said
     earlier = reader.read(where=mine, snapshot_id=before.snapshot_id)
     assert earlier["name"].to_pylist() == ["one"]
 

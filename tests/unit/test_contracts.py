@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from thalweg import database, warehouse
 from thalweg.cli import app
 from thalweg.database import new_id
-from thalweg.errors import InvalidInput, NotFound
+from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.settings import Settings
 from thalweg.warehouse import contracts
 
@@ -62,8 +62,10 @@ def reasons(rows: pa.Table) -> list[str | None]:
     return found
 
 
-def test_good_rows_pass_with_all_columns(location: str) -> None:
-    good, bad = contracts.check("primary_timeseries", observations(location, [1.0, 0.0, 2e5]))
+def test_good_rows_pass_with_the_columns_that_they_have(location: str) -> None:
+    rows = observations(location, [1.0, 0.0, 2e5])
+    good, bad = contracts.check("primary_timeseries", rows)
+    assert {*good.column_names} == {*rows.column_names}
     assert good["value"].to_pylist() == [1.0, 0.0, 2e5]
     assert bad.num_rows == 0
     assert bad.column_names == [*good.column_names, "reason"]
@@ -153,6 +155,14 @@ def test_forecasts_belong_to_the_crosswalk(location: str) -> None:
     assert contracts.check("location_crosswalks", pair)[1].num_rows == 0
     warehouse.write("location_crosswalks", pair)
     assert contracts.check("secondary_timeseries", rows)[1].num_rows == 0
+
+
+def test_a_catalogue_that_does_not_answer_is_no_broken_clause(
+    location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYICEBERG_CATALOG__THALWEG__URI", "http://127.0.0.1:9")
+    with pytest.raises(Unavailable, match="does not answer"):
+        contracts.check("primary_timeseries", observations(location, [1.0]))
 
 
 def test_a_batch_that_is_no_table_of_ours_is_an_error(location: str) -> None:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -233,6 +234,11 @@ def test_what_cannot_be_read_is_said(ready: Settings) -> None:
     assert padded["surface"].sizes["time"] == 2
     with pytest.raises(InvalidInput, match="is not whole GRIB"):
         _grib.read([landed(made() + b"rubbish" + made(dataDate=20260317))])
+    for count in (11, 13):
+        content = bytearray(made(values=np.arange(float(count))))
+        content[43:47] = (12).to_bytes(4)  # points of the grid
+        with pytest.raises(InvalidInput, match=f"{count} values of t on a grid of 12 points"):
+            _grib.read([landed(bytes(content))])
 
 
 @pytest.mark.parametrize("name", [*FILES, "two"])
@@ -385,6 +391,22 @@ def test_ifs_messages_by_their_index(
         ifs.fetch("2026-03-16", "2026-03-16T05:00", **ask)
 
 
+def test_of_a_server_that_is_gone_few_files_are_asked_for(
+    ready: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def get(_: object, url: str) -> None:
+        asked.append(url)
+        time.sleep(0.05)
+        raise Unavailable(f"{url} does not answer")
+
+    monkeypatch.setattr("thalweg.http.Client.get", get)
+    with pytest.raises(Unavailable, match="does not answer"):
+        ifs.fetch("2026-03-16", "2026-03-17")
+    assert len(asked) <= 8
+
+
 def test_nam_messages_by_their_index(
     ready: Settings, shared_data: Path, bucket: SimpleNamespace
 ) -> None:
@@ -429,7 +451,9 @@ def test_the_stores_are_asked_through_their_client(
 
         def retrieve(self, collection: str, request: dict[str, object], target: str) -> None:
             if "ozone" in request["variable"]:
-                raise Exception("Missing/incomplete configuration file")
+                raise Exception("Missing/incomplete configuration file: /root/.cdsapirc")
+            if "no2" in request["variable"]:
+                raise Exception("403 Client Error\nrequired licences not accepted\nvisit https://x")
             asked.append((self.url, collection, request))
             Path(target).write_bytes(content)
 
@@ -446,5 +470,9 @@ def test_the_stores_are_asked_through_their_client(
     assert list(era5.read([file])["surface"])[:1] == ["t2m"]
     cams.fetch("2019-03-01", "2019-03-02", steps=[0, 3])
     assert [r["time"] for _, _, r in asked[1:]] == [["00:00"], ["12:00"]]
-    with pytest.raises(Unavailable, match=r"does not give cams.*: Missing/incomplete"):
+    with pytest.raises(Unavailable, match=r"give cams.*: Missing/incomplete .*; set CDSAPI_KEY to"):
         cams.fetch("2019-03-01", "2019-03-02", variables=["ozone"])
+    with pytest.raises(Unavailable, match="403 Client Error required licences not accepted visit"):
+        cams.fetch("2019-03-01", "2019-03-02", variables=["no2"])
+    with pytest.raises(InvalidInput, match="CAMS is issued at 0, 12 h UTC, of which none lies"):
+        cams.fetch("2026-01-01T01", "2026-01-01T02")

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import icechunk
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -17,7 +18,7 @@ import shapely
 import xarray as xr
 from s3fs import S3FileSystem
 
-from thalweg import catalog, database, gridded, ingest, raw, warehouse
+from thalweg import catalog, database, gridded, ingest, raw, stac, warehouse
 from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
@@ -253,6 +254,30 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(ready: Settings, name:
         gridded.open(f"{name}x")
 
 
+def test_before_anything_is_written_there_is_nothing(
+    ready: Settings, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first write that is under way, or breaks off, has made a repository."""
+
+    def gone(*_: object) -> None:
+        raise icechunk.IcechunkError("x the store is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("thalweg.gridded.repository.merge", gone)
+        with pytest.raises(Unavailable, match=r"the store is gone; see `thalweg status`$"):
+            gridded.write(name, {"surface": fields([0])})
+    assert name in gridded.names()
+    assert gridded.levels(name) == []
+    with pytest.raises(NotFound, match="holds no fields: nothing was written yet"):
+        gridded.open(name)
+    entry = replace(catalog.entry("gridded.ifs"), reader=catalog.GriddedFields(name=name))
+    assert catalog.check(entry).state == "ok"
+    assert entry.reader.extent() == catalog.Extent()
+    assert len(entry.reader.discover()) == 0
+    assert name not in {item.id for item in stac.build().get_items(recursive=True)}
+    assert gridded.write(name, {"surface": fields([0])}).added == 1
+
+
 def test_writers_at_once_lose_nothing(ready: Settings, name: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(lambda t: gridded.write(name, {"surface": fields([t])}), range(6)))
@@ -389,6 +414,8 @@ def test_what_is_no_place_or_variable_is_said() -> None:
     nowhere = pa.table({"id": ["a"], "geometry": pa.array([None], pa.binary())})
     with pytest.raises(InvalidInput, match="a: expected a Point, got none"):
         gridded.at_points(grid, nowhere)
+    with pytest.raises(InvalidInput, match="no locations: give a table"):
+        gridded.at_points(grid, nowhere.slice(0, 0))
     with pytest.raises(InvalidInput, match="did you mean 'nearest'"):
         gridded.at_points(grid, points(a=(-79, 41)), method="nearst")
     with pytest.raises(InvalidInput, match="fields of t2m: say which"):

@@ -17,7 +17,7 @@ from thalweg import database, ingest, raw, warehouse
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.raw import RawFile
 from thalweg.settings import Settings
-from thalweg.sources import hefs
+from thalweg.sources import hefs, table
 
 UTC = dt.UTC
 KEY = ["location_id", "reference_time", "member"]
@@ -192,11 +192,13 @@ def test_a_file_comes_over_http_with_what_the_server_said(store: Settings, tmp_p
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         (file,) = hefs.fetch([f"{address}/export.xml"])
+        (same,) = table.fetch([f"{address}/export.xml"])
         with pytest.raises(NotFound):
             hefs.fetch([f"{address}/none.xml"])
         server.shutdown()
     assert (raw.read(file).decode(), file.url) == (content, f"{address}/export.xml")
-    assert file.headers["content-length"] == str(len(content))
+    for each in (file, same):
+        assert each.headers["content-length"] == str(len(content))
 
 
 def test_a_row_is_what_the_series_says(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
@@ -26,6 +27,7 @@ from thalweg.errors import InvalidInput, NotFound
 from thalweg.raw import RawFile
 from thalweg.settings import Settings
 from thalweg.sources import sample, table
+from thalweg.sources._common import understood
 from thalweg.sources.table import Layout
 from thalweg.warehouse.schema import TABLES
 from thalweg.warehouse.units import line
@@ -203,6 +205,7 @@ def netcdf() -> bytes:
         ("CDF\x01", {}, "it is NetCDF-3"),
         ("value,b\n1,2\n", {"fields": {}}, "no field for value_time, location_id: map one"),
         (CSV, {"fields": {"valu": "flow"}}, "no column 'valu' to map; did you mean 'value'"),
+        ("when,flow,gauge,flow\n2021-08-23T01:00Z,1,1,2\n", {}, "several fields are called flow"),
         (CSV, {"table": "primary"}, "no table 'primary' for files; known: attributes"),
         ("when,flow,gauge\n2021-11-07 01:30,1,1\n", {"timezone": "America/Chicago"}, "ambiguous"),
         ("when,flow,gauge\n2021-03-14 02:30,1,1\n", {"timezone": "America/Chicago"}, "exist"),
@@ -248,6 +251,34 @@ def test_places_by_longitude_and_latitude(store: Settings) -> None:
     rows = rows_of("id,name,longitude,latitude\n07,A,-80.5,37.1\n", Layout("locations", prefix="x"))
     assert rows["id"].to_pylist() == ["x-07"]
     assert np.frombuffer(rows["geometry"][0].as_py()[5:]).tolist() == [-80.5, 37.1]
+    sink = io.BytesIO()
+    places = {"longitude": [float("nan"), 1.0, 1.0], "latitude": [1.0, None, 2.0]}
+    pq.write_table(pa.table({"id": ["1", "2", "3"], **places}), sink)
+    rows = rows_of(sink.getvalue(), Layout("locations", prefix="x"))
+    assert rows["geometry"].is_valid().to_pylist() == [False, False, True]
+    with pytest.raises(InvalidInput, match=r"\(longitude 500000.0 is no number from -180 to 180\)"):
+        rows_of("id,longitude,latitude\n1,500000,5400000\n", Layout("locations"))
+
+
+@pytest.mark.parametrize("name", ["none.csv", "none.parquet"])
+def test_a_file_without_rows_brings_none(own: Layout, name: str) -> None:
+    content = CSV.partition("\n")[0].encode() + b"\n"
+    if name == "none.parquet":
+        sink = io.BytesIO()
+        pq.write_table(pq.read_table(io.BytesIO(parquet())).slice(0, 0), sink)
+        content = sink.getvalue()
+    done = ingest.load(
+        partial(table.read, layout=own), [landed(content, name), landed(CSV.encode())]
+    )
+    assert (sum(w.added for w in done.written), done.quarantined) == (24, ())
+
+
+def test_whatever_a_reader_stumbles_over_is_one_line() -> None:
+    with (
+        pytest.raises(InvalidInput, match=r"^f is not a page \(error: Error -3\); fetch it again$"),
+        understood("f", "a page"),
+    ):
+        raise zlib.error("Error -3\nmore")
 
 
 def test_columns_are_those_of_the_warehouse() -> None:
@@ -348,6 +379,15 @@ def test_an_empty_file_does_not_land(store: Settings, tmp_path: Path) -> None:
     (tmp_path / "none.csv").touch()
     with pytest.raises(InvalidInput, match=r"none\.csv is empty"):
         table.fetch([(tmp_path / "none.csv").as_uri()])
+    with pytest.raises(InvalidInput, match="expected a list of URIs"):
+        table.fetch("none.csv")
+
+
+def test_a_name_may_look_like_a_pattern(own: Layout, tmp_path: Path) -> None:
+    for name in ("a1.csv", "a2.csv", "a[12].csv"):
+        (tmp_path / name).write_text(f"{name}\n")
+    for pattern, count in (("a[12].csv", 1), ("a?.csv", 2), ("*", 3)):
+        assert len(table.fetch([f"{tmp_path}/{pattern}"])) == count
 
 
 def test_doubled_and_out_of_order_times(own: Layout) -> None:
@@ -373,6 +413,24 @@ def test_doubled_and_out_of_order_times(own: Layout) -> None:
         for snapshot in (None, first)
     )  # fmt: skip
     assert (now, then) == ([1.5, 3.0], [1.0, 3.0])
+
+
+def test_of_a_column_that_it_lacks_a_file_says_nothing(own: Layout) -> None:
+    """Alone, or among files that have it; an empty field says that there is no value."""
+    read = partial(table.read, layout=Layout("locations", prefix=own.prefix))
+    mine = f"id = '{own.prefix}-1'"
+
+    def stored(*contents: str) -> tuple[str, bool]:
+        done = ingest.load(read, [landed(content.encode()) for content in contents])
+        (row,) = warehouse.read("locations", where=mine).to_pylist()
+        (now,) = done.rows("locations").filter(pc.field("id") == row["id"])["name"].to_pylist()[-1:]
+        assert now == row["name"]
+        return row["name"], row["geometry"] is not None
+
+    there = "id,name,longitude,latitude\n1,there,-80.5,37.1\n"
+    assert stored(there, "id,name\n1,renamed\n") == ("renamed", True)
+    assert stored("id,name\n1,again\n") == ("again", True)
+    assert stored("id,name\n1,\n") == (None, True)
 
 
 def test_what_is_missing_is_told(own: Layout) -> None:
@@ -416,10 +474,11 @@ def test_feet_in_place_of_metres(own: Layout) -> None:
     rows = rows_of(head, replace(own, constants=constants))
     (entry,) = quarantine.admit({"primary_timeseries": rows}).quarantined
     assert "a unit that measures the variable, got ft" in entry.reason
+    assert line("m^3/0", "m^3/s") is None
 
 
 def test_the_command(own: Layout, tmp_path: Path) -> None:
-    file = tmp_path / "flow.csv"
+    file = tmp_path / "my flöw 1%20.csv"
     file.write_text(CSV.replace("gauge\n", f"gauge,{own.prefix}\n", 1).replace("600\n", "600,x\n"))
     options = [
         "--map", "value_time=when", "--map", "value=flow", "--map", "location_id=gauge",

@@ -12,13 +12,12 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from thalweg import database, quarantine, raw, sources, storage, warehouse
+from thalweg import database, ingest, quarantine, raw, sources, storage, warehouse
 from thalweg.cli import app
 from thalweg.database import new_id
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.raw import RawFile
 from thalweg.settings import Settings
-from thalweg.warehouse.schema import TABLES
 
 START = dt.datetime(2021, 8, 23, tzinfo=dt.UTC)
 TIME = pa.timestamp("us", "UTC")
@@ -43,12 +42,14 @@ def observations(location: str, values: list[float], file: str, unit: str = "m^3
     times = [START + dt.timedelta(hours=i) for i in range(n)]
     return pa.table(
         {
+            "reference_time": pa.nulls(n, TIME),
             "value_time": pa.array(times, TIME),
             "value": pa.array(values, pa.float64()),
             "unit_name": [unit] * n,
             "location_id": [location] * n,
             "configuration_name": ["usgs_observations"] * n,
             "variable_name": ["streamflow_hourly_inst"] * n,
+            "quality_code": pa.nulls(n, pa.string()),
             "raw_file_id": [file] * n,
         }
     )
@@ -150,25 +151,78 @@ def test_a_unit_that_is_made_known_is_converted_on_release(location: str) -> Non
     assert stored(location) == pytest.approx([0.0630901964], rel=1e-9)
 
 
-def test_a_released_row_never_replaces_one_of_a_later_file(location: str) -> None:
-    files = sorted(new_id() for _ in range(3))
-    unit = f"furlong^3/{location[-4:]}"  # no unit at all, until somebody says it is
+@pytest.mark.parametrize(
+    ("units", "unit", "value"),
+    [({}, "gallon/hour", 1000.0), ({"streamflow": "ft^3/s"}, "ft^3/s", 0.0371335)],
+)
+def test_what_is_released_is_in_the_units_that_were_asked_for(
+    location: str, units: dict[str, str], unit: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came = "gallon/hour"
+    rows = observations(location, [1000.0], new_id(), came)
+    (entry,) = quarantine.admit({NAME: rows}, units=units).quarantined
+    assert entry == quarantine.show(entry.id)[0]
     known(location)
-    quarantine.admit({NAME: observations(location, [1.0], files[0])})
-    late = observations(location, [2.0], files[1], unit)
-    (entry,) = quarantine.admit({NAME: late}).quarantined
-    quarantine.admit({NAME: observations(location, [3.0], files[2])})
-    mended = late.set_column(2, "unit_name", pa.array(["m^3/s"]))
-    written = warehouse.write(NAME, mended, replace="older")
-    assert (written.added, written.changed) == (0, 0)
-    assert stored(location) == [3.0]
-    # but it corrects an earlier one, and what the same file was read as before
+    warehouse.write("units", pa.table({"name": [came]}))
+    quarantine.retry(entry.id)
+    file = landed(location.encode(), "table")
+    rows = observations(location, [0.0, 1000.0], file.id, came)
+
+    def read(files: object) -> dict[str, pa.Table]:
+        if not mended:
+            raise InvalidInput("not understood yet")
+        return {NAME: rows}
+
+    mended = False
+    (entry,) = ingest.load(read, [file], units=units).quarantined
+    mended = True
+    monkeypatch.setattr(sources.get("table"), "read", read)
+    quarantine.retry(entry.id)
+    found = warehouse.read(NAME, where=f"location_id = '{location}'").sort_by("value_time")
+    assert found["unit_name"].to_pylist() == [unit] * 2
+    assert found["value"].to_pylist() == pytest.approx([0.0, value], rel=1e-5)
+
+
+def test_a_released_row_never_replaces_what_a_later_file_said(location: str) -> None:
+    """It finds one value changed, one as it was, and says nothing of the third."""
+    unit = "liter/s"  # is not known yet
+    hour = dt.timedelta(hours=1)
+    first, late, last = (
+        raw.land(
+            "table", f"test-{location}", content, extension="json", url="https://example.org/x",
+            valid_from=START, valid_to=START + hours * hour,
+        )
+        for content, hours in ((b"1", 2), (b"2", 2), (b"3", 1))
+    )  # fmt: skip
+    newer = {NAME: observations(location, [3.0, 10.0], last.id)}
+    known(location)
+    quarantine.admit({NAME: observations(location, [1.0, 10.0, 5.0], first.id)})
+    rows = observations(location, [2000.0, 99000.0, 7000.0], late.id, unit)
+    (entry,) = quarantine.admit({NAME: rows}).quarantined
+    quarantine.admit(newer)
+    warehouse.write("units", pa.table({"name": [unit]}))
+    done = quarantine.retry(entry.id)
+    assert (done.written[0].changed, done.written[0].unchanged) == (1, 1)
+    assert stored(location) == pytest.approx([3.0, 10.0, 7.0])
+    (left,) = done.quarantined
+    assert left.reason == f"{quarantine.DOUBT}, got {late.id} (1 rows)"
+    assert quarantine.show(entry.id)[1]["value"].to_pylist() == [99000.0]  # as it came
+    # Loaded again in their order, they say what holds.
+    quarantine.admit({NAME: rows})
+    quarantine.admit(newer)
+    assert stored(location) == pytest.approx([3.0, 10.0, 7.0])
+    assert quarantine.retry(entry.id).quarantined[0].released_at is not None
+    assert stored(location) == pytest.approx([3.0, 10.0, 7.0])
+
+
+def test_rows_that_are_written_as_older_correct_what_is_as_old(location: str) -> None:
+    known(location)
+    quarantine.admit({NAME: observations(location, [3.0], new_id())})
     newest = new_id()
-    for value in (4.0, 5.0):
+    for value in (4.0, 5.0):  # an earlier file's, and what the same file was read as before
         rows = observations(location, [value], newest)
         assert warehouse.write(NAME, rows, replace="older").changed == 1
         assert stored(location) == [value]
-    assert quarantine.retry(entry.id).quarantined[0].count == 1
 
 
 def test_rows_without_a_raw_file_are_kept_by_what_they_are(location: str) -> None:
@@ -237,6 +291,28 @@ def test_what_is_discarded_is_listed_no_more_and_stays_stored(location: str) -> 
     assert (again.id, again.reason, again.released_at) == (entry.id, entry.reason, None)
 
 
+def test_what_is_discarded_and_tried_again_is_discarded_no_more(location: str) -> None:
+    (entry,) = quarantine.admit({NAME: observations(location, [1.0, -2.0], new_id())}).quarantined
+    quarantine.discard(entry.id)
+    known(location)
+    (left,) = quarantine.retry(entry.id).quarantined
+    assert (left.count, left.released_at, left.is_discarded) == (1, None, False)
+    file = landed(location.encode())
+    entry = quarantine.keep_file(file, "no JSON")
+    quarantine.discard(entry.id)
+    quarantine.release([file.id])
+    assert str(of(file.id)[0]) == "a whole file released from quarantine"
+
+    (entry,) = quarantine.admit(
+        {NAME: observations(location, [0.1], new_id(), "gallon/day")}
+    ).quarantined
+    quarantine.discard(entry.id)
+    warehouse.write("units", pa.table({"name": ["gallon/day"]}))
+    (left,) = quarantine.retry(entry.id).quarantined
+    assert str(left) == "1 rows of primary_timeseries released from quarantine"
+    assert not left.is_discarded
+
+
 def test_an_entry_waits_since_it_came_first(location: str) -> None:
     file = new_id()
     first = quarantine.admit({NAME: observations(location, [1.0], file)}).quarantined[0]
@@ -286,13 +362,13 @@ def test_rows_come_back_as_they_were(location: str) -> None:
     """Also those that have NaN, null and times before 1677, which nanoseconds cannot say."""
     old = dt.datetime(1600, 1, 1, tzinfo=dt.UTC)
     rows = observations(location, [float("nan"), 2.0], new_id())
-    rows = rows.set_column(0, "value_time", pa.array([old, None], TIME))
+    rows = rows.set_column(1, "value_time", pa.array([old, None], TIME))
     (entry,) = quarantine.admit({NAME: rows}).quarantined
     kept = quarantine.show(entry.id)[1]
     assert kept is not None
     assert kept["value_time"].to_pylist() == [old, None]
     assert str(kept["value"].to_pylist()) == "[nan, 2.0]"
-    assert kept.column_names == [*TABLES[NAME].columns, "reason"]
+    assert {*kept.column_names} == {*rows.column_names, "reason"}
 
 
 def test_the_commands(location: str) -> None:
@@ -317,7 +393,15 @@ def test_the_commands(location: str) -> None:
         f"{entry.id[:8]}  primary_timeseries: 2 rows added, 0 changed, 0 unchanged",
         f"{entry.id[:8]}  2 rows of primary_timeseries released from quarantine",
     ]
-    quarantine.admit({NAME: observations(location, [-1.0], file)})
+    lost = landed(location.encode(), source="usgs")
+    keep = quarantine.keep_file(lost, "no JSON")
+    storage.filesystem(lost.uri).rm_file(lost.uri)
+    (entry,) = quarantine.admit({NAME: observations(location, [-1.0], file)}).quarantined
+    done = run(app, ["quarantine", "retry", keep.id, entry.id])
+    assert done.exit_code == 1
+    assert f"{keep.id[:8]}  stays: " in done.stderr
+    assert f"{entry.id[:8]}  1 rows of primary_timeseries in quarantine" in done.stdout
+    quarantine.discard(keep.id)
     assert "retry" in run(app, ["quarantine", "show", entry.id]).stdout
     done = run(app, ["quarantine", "discard", entry.id])
     assert (

@@ -4,6 +4,7 @@ import datetime as dt
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from thalweg import database, raw, storage
 from thalweg.cli import app
-from thalweg.database import RunRow, RunUse, new_id
+from thalweg.database import RunUse, new_id
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.settings import Settings
 
@@ -83,15 +84,32 @@ def test_what_cannot_land_is_refused(
     assert raw.find(dataset=dataset) == []
 
 
-def test_a_run_is_on_record(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = RunRow(
-        id=new_id(), pipeline="p", state="running", trigger="command", user="u",
-        started_at=dt.datetime.now(dt.UTC), parameters={},
-    )  # fmt: skip
-    with database.session() as session, session.begin():
-        session.add(run)
-        run_id = run.id
-    monkeypatch.setenv("THALWEG_RUN_ID", run_id)
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://x/f.csv?X-Amz-Date=1&X-Amz-Signature=s", "https://x/f.csv"),
+        ("https://x/f?site=1&TOKEN=s&begin=2&api_key=s", "https://x/f?site=1&begin=2"),
+        ("abfs://box@account/f?sv=1&sig=s%3D", "abfs://box@account/f?sv=1"),
+        ("file:///a b/ä:c@d.csv", "file:///a b/ä:c@d.csv"),
+        ("https://user:s@x/f", None),
+        ("https://s@x/f", None),
+        ("sftp://user:s@x/f", None),
+        ("simplecache::https://user:s@x/f", None),
+    ],
+)
+def test_secrets_of_an_address_are_not_kept(dataset: str, url: str, kept: str | None) -> None:
+    if kept:
+        file = raw.land("test", dataset, b"water", extension="txt", url=url)
+        assert [f.url for f in (file, *raw.find("test", dataset))] == [kept, kept]
+        return
+    with pytest.raises(InvalidInput, match="user or password") as refused:
+        raw.land("test", dataset, b"water", extension="txt", url=url)
+    assert "s@x" not in str(refused.value)
+    assert raw.find(dataset=dataset) == []
+
+
+def test_a_run_is_on_record(dataset: str, begin_run: Callable[[], str]) -> None:
+    run_id = begin_run()
     file = land(dataset)
     raw.read(file)
     raw.read(file)

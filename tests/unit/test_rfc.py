@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import io
 import os
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import s3fs
 from damage import damaged
-from on_disk import raw_file
+from on_disk import edited, raw_file
 
 from thalweg import database
 from thalweg.errors import InvalidInput, NotFound
@@ -27,13 +26,6 @@ def forecast(shared_data: Path) -> bytes:
     return (
         shared_data / "nwm_usgs_lower_colorado" / "rfc_TimeSeries" / Path(URL).name
     ).read_bytes()
-
-
-def edited(content: bytes, edit: object) -> bytes:
-    buffer = io.BytesIO(content)
-    with h5py.File(buffer, "r+") as file:
-        edit(file)  # type: ignore[operator]
-    return buffer.getvalue()
 
 
 def on_disk(folder: Path, content: bytes) -> RawFile:

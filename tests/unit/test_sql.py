@@ -6,6 +6,7 @@ import csv
 import datetime as dt
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 from thalweg import database, metrics, storage, warehouse
 from thalweg.cli import app
-from thalweg.database import RunRow, RunUse, new_id
+from thalweg.database import RunUse, new_id
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.settings import Settings
 from thalweg.warehouse import query
@@ -141,6 +142,14 @@ def test_what_is_no_reading_of_a_table_is_refused(
 
 
 def test_the_view_is_what_metrics_are_computed_from(gauge: str) -> None:
+    times, other = [START + i * HOUR for i in range(4)], "streamflow_daily_mean"
+    beside = series(f"usgs-{gauge}", times, [5.0] * 4, "usgs_observations").to_pandas()
+    feet = series(f"nwm-{gauge}", times, [6.0] * 4, "in_feet").to_pandas()
+    for name, frame in (
+        ("primary_timeseries", beside.assign(variable_name=other)),
+        ("secondary_timeseries", feet.assign(unit_name="ft^3/s")),
+    ):
+        warehouse.write(name, pa.Table.from_pandas(frame, preserve_index=False))
     rows = warehouse.joined(where="primary_location_id = ?", parameters=[f"usgs-{gauge}"])
     assert rows.column_names == list(query.JOINED)
     mine = {
@@ -241,16 +250,8 @@ def test_each_table_can_be_asked_with_its_own_types(gauge: str) -> None:
         assert rows.schema.types == TABLES[name].arrow.types
 
 
-def test_reading_is_on_the_record_of_the_run(gauge: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_id = new_id()
-    with database.session() as session, session.begin():
-        session.add(
-            RunRow(
-                id=run_id, pipeline="p", state="running", trigger="command", user="u",
-                started_at=dt.datetime.now(dt.UTC), parameters={},
-            )
-        )  # fmt: skip
-    monkeypatch.setenv("THALWEG_RUN_ID", run_id)
+def test_reading_is_on_the_record_of_the_run(gauge: str, begin_run: Callable[[], str]) -> None:
+    run_id = begin_run()
     warehouse.joined(["value_time"])
     with database.session() as session:
         uses = session.query(RunUse).filter_by(run_id=run_id).all()
@@ -276,3 +277,10 @@ def test_by_command(gauge: str) -> None:
     assert "59" not in short
     with pytest.raises(InvalidInput, match="expected a parameter as NAME=VALUE, got 'id'"):
         call("sql", ask, "-p", "id")
+    twice = "select a.id, b.id from locations a join locations b using (name)"
+    with pytest.raises(InvalidInput, match="several columns are named id: give each a name"):
+        call("sql", twice)
+    assert call("sql", r"select '\x01\xff'::blob as g", "--csv") == '"g"\n"01ff"\n'
+    for value in ("[1, 2]", "{'a': 1}", "interval 1 day"):
+        with pytest.raises(InvalidInput, match=r"--csv: .*cast it"):
+            call("sql", f"select {value} as v", "--csv")

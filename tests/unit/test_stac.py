@@ -22,8 +22,9 @@ from typer.testing import CliRunner
 from thalweg import catalog, database, gridded, raw, stac
 from thalweg.cli import app
 from thalweg.database import new_id
+from thalweg.errors import InvalidInput
 from thalweg.settings import Settings
-from thalweg.sources import ifs
+from thalweg.sources import gfs, ifs
 
 START = dt.datetime(2026, 3, 16, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -135,6 +136,20 @@ def test_fields_say_where_when_and_what(settings: Settings, tmp_path: Path) -> N
     assert item.assets["surface"].href == f"file://{tmp_path}/gridded/era5"
 
 
+def test_the_cells_of_a_projected_grid_are_no_degrees(
+    settings: Settings, shared_data: Path
+) -> None:
+    path = shared_data / "grib_samples" / "nam.t00z.awp21100.tm00.grib2"
+    file = raw.land("gfs", "nam", path.read_bytes(), extension="grib2", url="test:nam")
+    gridded.write("nam", gfs.read([file]))
+    (item,) = stac.build(settings).get_child("gridded").get_items()
+    for level, asset in item.assets.items():
+        sizes = gridded.open("nam", level).sizes
+        for name in ("x", "y"):
+            said = asset.extra_fields["cube:dimensions"][name]
+            assert said == {"type": "cell", "extent": [0, sizes[name] - 1]}
+
+
 LOAD = """
 import sys, numpy, odc.stac, pystac_client
 (item,) = pystac_client.Client.open(sys.argv[1]).get_child("ifs-open").get_items()
@@ -177,3 +192,5 @@ def test_the_command_counts_what_it_wrote(settings: Settings, tmp_path: Path) ->
         "items": {"usgs-iv": 1},
     }
     assert (folder / "usgs-iv" / "collection.json").is_file()
+    with pytest.raises(InvalidInput, match="cannot write the catalogue into"):
+        stac.write(folder / "catalog.json" / "below")

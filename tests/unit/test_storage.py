@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from thalweg import settings as settings_module
 from thalweg import storage
 from thalweg.database import new_id
-from thalweg.errors import NotFound, Unavailable
+from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.settings import Settings
 
 
@@ -60,6 +61,19 @@ def test_local_files_work_the_same(tmp_path_factory: pytest.TempPathFactory) -> 
     with pytest.raises(FileExistsError):
         storage.put_new(uri, b"second")
     assert storage.read(uri) == b"first"
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("foo://x", "Protocol not known: foo; known are paths, file://, s3:// and https://"),
+        ("sftp://host/file", "paramiko.*; known are paths"),
+        (f"file://{Path(__file__).parent}/", r"tests/unit/ is a folder: .* as \S+/unit/\*$"),
+    ],
+)
+def test_what_is_no_file_of_a_store_says_so(uri: str, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        storage.read(uri)
 
 
 def test_public_buckets_are_anonymous_except_on_this_machine() -> None:

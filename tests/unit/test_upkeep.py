@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pyarrow as pa
 import pytest
 from pyiceberg.exceptions import CommitStateUnknownException
 from pyiceberg.table import Transaction
 from pyiceberg.transforms import DayTransform
+from pyiceberg.types import StringType
 from typer.testing import CliRunner
 
 from thalweg import database, storage, warehouse
 from thalweg.cli import app
-from thalweg.database import RunRow, new_id
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.settings import Settings
 from thalweg.warehouse import upkeep
@@ -199,6 +201,7 @@ def test_old_states_end_but_for_tagged_ones() -> None:
     first, second, third = (write(AUGUST, value).snapshot_id for value in (1.0, 2.0, 3.0))
     with warehouse.table(NAME).manage_snapshots() as manage:
         manage.create_tag(first, "as-published")
+    told_of = warehouse.snapshots(NAME)
     told = maintain(older_than=NOW, dry_run=True)
     done = maintain(older_than=NOW)
     assert told.snapshots_expired == done.snapshots_expired == done.snapshots_before - 2
@@ -209,7 +212,46 @@ def test_old_states_end_but_for_tagged_ones() -> None:
     assert rows() == rows(third) == [("usgs-1", AUGUST, 3.0)]
     with pytest.raises(NotFound, match=f"no snapshot {second}"):
         rows(second)
+    with pytest.raises(NotFound, match="upkeep has ended the state"):
+        warehouse.read(NAME, at=told_of[1].at)
     assert {s.id for s in warehouse.snapshots(NAME)} == {first, third}
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_time_whose_state_has_ended_is_not_taken_for_an_empty_table() -> None:
+    for value in (1.0, 2.0, 3.0):
+        write(AUGUST, value)
+    first, _, third = (state.at for state in warehouse.snapshots(NAME))
+    assert warehouse.read(NAME, at=first)["value"].to_pylist() == [1.0]
+    maintain(older_than=NOW)
+    ask = "SELECT value FROM primary_timeseries"
+    for read in (partial(warehouse.read, NAME), partial(warehouse.sql, ask)):
+        assert read(at=third)["value"].to_pylist() == [3.0]
+        with pytest.raises(NotFound, match=f"has ended the state that {NAME} had at .*; the old"):
+            read(at=first)
+
+
+def test_a_correction_is_one_state() -> None:
+    """It loses no row of its files, no column that others have added, and few manifests do."""
+    found = warehouse.table(NAME)
+    with found.update_schema() as update:
+        update.add_column("note", StringType())
+    with found.transaction() as transaction:
+        transaction.set_properties({"commit.manifest.min-count-to-merge": "4"})
+    write(AUGUST, 1.0)
+    found = warehouse.table(NAME)
+    (given,) = found.scan().to_arrow().to_pylist()
+    others = [given | {"location_id": "usgs-2", "note": "seen"}]
+    found.append(pa.Table.from_pylist(others, found.schema().as_arrow()))
+    maintain()  # one file of both
+    for value in range(8):
+        write(AUGUST, float(value), location="usgs-1")
+    states = [(s.operation, s.rows) for s in warehouse.snapshots(NAME)]
+    assert states == [("append", 1), ("append", 2), ("compaction", 2)] + [("overwrite", 2)] * 8
+    found = warehouse.table(NAME)
+    notes = found.scan().to_arrow().sort_by("location_id").select(["value", "note"]).to_pylist()
+    assert notes == [{"value": 7.0, "note": None}, {"value": 1.0, "note": "seen"}]
+    assert len(found.current_snapshot().manifests(found.io)) < 8
 
 
 def test_files_that_nothing_refers_to_are_removed_when_they_are_old(
@@ -247,29 +289,22 @@ def test_what_cannot_be_done_is_said() -> None:
         warehouse.snapshots("metric")
 
 
-def test_the_run_of_a_state_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = [new_id(), new_id()]
-    with database.session() as session, session.begin():
-        for id in ids:
-            session.add(
-                RunRow(
-                    id=id, pipeline="p", state="running", trigger="command", user="u",
-                    started_at=dt.datetime.now(dt.UTC), parameters={},
-                )
-            )  # fmt: skip
-    monkeypatch.setenv("THALWEG_RUN_ID", ids[0])
+def test_the_run_of_a_state_is_told(begin_run: Callable[[], str]) -> None:
+    first = begin_run()
     write(AUGUST, 1.0)
     write(AUGUST + dt.timedelta(hours=1), 1.0)
-    monkeypatch.setenv("THALWEG_RUN_ID", ids[1])
+    second = begin_run()
     maintain()
     told = [(s.operation, s.added, s.run_id) for s in warehouse.snapshots(NAME)]
-    assert told == [("append", 1, ids[0]), ("append", 1, ids[0]), ("compaction", 2, ids[1])]
+    assert told == [("append", 1, first), ("append", 1, first), ("compaction", 2, second)]
 
 
 def test_by_command() -> None:
     hourly(AUGUST, 2)
-    assert "Nothing was done" in call("warehouse", "maintain", NAME, "--dry-run")
-    (told,) = json.loads(call("warehouse", "maintain", NAME, "--older-than", "30d", "--json"))
+    assert "Nothing was done" in call("warehouse", "maintain", NAME)
+    assert len(warehouse.snapshots(NAME)) == 4
+    given = ("--older-than", "30d", "--apply", "--json")
+    (told,) = json.loads(call("warehouse", "maintain", NAME, *given))
     assert (told["table"], told["files_before"], told["files_after"]) == (NAME, 4, 1)
     assert "compaction" in call("warehouse", "snapshots", NAME)
     states = json.loads(call("warehouse", "snapshots", NAME, "--json"))
@@ -279,5 +314,6 @@ def test_by_command() -> None:
     assert f"make the table {NAME}" in call("warehouse", "migrate", "--dry-run")
     assert f"make the table {NAME}" in call("warehouse", "migrate")
     assert "newest version" in call("warehouse", "migrate")
-    with pytest.raises(InvalidInput, match="--older-than soon: expected an age"):
-        call("warehouse", "maintain", "--older-than", "soon")
+    for age in ("soon", "nat"):
+        with pytest.raises(InvalidInput, match=f"--older-than {age}: expected an age"):
+            call("warehouse", "maintain", "--older-than", age)

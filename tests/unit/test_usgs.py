@@ -1,24 +1,23 @@
+"""USGS is asked: requests, pages, retries, and what comes of the answers."""
+
 from __future__ import annotations
 
-import io
 import json
 import struct
-import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import dataretrieval.rdb
 import dataretrieval.waterdata
-import h5py
 import pandas as pd
 import pyarrow as pa
 import pytest
-from damage import ERROR_PAGE, damaged
-from on_disk import raw_file
+from usgs_answers import RECORDED, landed, page, values
 
 from thalweg import database, ingest, raw, storage, warehouse
 from thalweg.database import new_id
@@ -26,14 +25,18 @@ from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.settings import Settings, load
 from thalweg.sources import usgs
 
-RECORDED = "usgs_recorded_responses"
 TWO_SITES = ["01646500", "02458502"]
 
 
 class Service:
-    """The recorded answers of USGS, served one after the other; the last one stays."""
+    """The recorded answers of USGS, served one after the other; the last one stays.
 
-    def __init__(self) -> None:
+    What time series the Water Data API has is answered apart: by default one of each parameter.
+    """
+
+    def __init__(self, series: dict) -> None:
+        self.one_series = series
+        self.series: list[dict] | None = None
         self.answers: list[tuple[int, dict[str, str], bytes]] = []
         self.queries: list[dict[str, list[str]]] = []
         self.paths: list[str] = []
@@ -42,6 +45,12 @@ class Service:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                if "/time-series-metadata/" in self.path:
+                    self.send_response(200)
+                    self.send_header("Content-Type", "application/geo+json")
+                    self.end_headers()
+                    self.wfile.write(outer.known(parse_qs(urlsplit(self.path).query)))
+                    return
                 outer.queries.append(parse_qs(urlsplit(self.path).query))
                 outer.paths.append(urlsplit(self.path).path)
                 outer.keys.append(self.headers.get("X-Api-Key"))
@@ -60,15 +69,28 @@ class Service:
         self.root = f"http://127.0.0.1:{self.server.server_port}"
         self.url = f"{self.root}/nwis"
 
+    def known(self, query: dict[str, list[str]]) -> bytes:
+        sites, parameters = (query[n][0] for n in ("monitoring_location_id", "parameter_code"))
+        pairs = product(sites.split(","), parameters.split(","))
+        series = self.series or [self.one(f"{site}-{code}", site, code) for site, code in pairs]
+        return page([{"properties": each} for each in series])
+
+    def one(self, id: str, site: str, parameter: str, **more: object) -> dict:
+        """What is said of a time series."""
+        about = {"id": id, "monitoring_location_id": site, "parameter_code": parameter}
+        return self.one_series | about | more
+
     def answer(self, body: bytes, status: int = 200, **headers: str) -> None:
         kind = {"Content-Type": "application/json;charset=UTF-8"}
         self.answers.append((status, kind | headers, body))
 
 
 @pytest.fixture
-def service(store: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+def service(
+    store: Settings, monkeypatch: pytest.MonkeyPatch, recorded: dict[str, dict]
+) -> Iterator[Service]:
     database.migrate()
-    served = Service()
+    served = Service(recorded["time-series-metadata"]["features"][0]["properties"])
     monkeypatch.setenv("THALWEG_USGS_URL", served.url)
     monkeypatch.setenv("THALWEG_USGS_API_URL", f"{served.root}/ogcapi/v1")
     monkeypatch.delenv("API_USGS_PAT", raising=False)
@@ -83,22 +105,6 @@ def service(store: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servic
 def potomac(shared_data: Path) -> bytes:
     """A recorded answer: 92 values of 01646500 and 94 of 02458502, 23 and 24 on the hour."""
     return (shared_data / "nwis_and_crosswalk" / "nwis_test_data.json").read_bytes()
-
-
-def values(tables: dict[str, pa.Table], *columns: str) -> list[tuple]:
-    """These columns of the timeseries, a tuple a row."""
-    return [tuple(row[c] for c in columns) for row in tables["primary_timeseries"].to_pylist()]
-
-
-def landed(content: bytes, dataset: str, extension: str = "json") -> raw.RawFile:
-    return raw.land("usgs", dataset, content, extension=extension, url=f"https://usgs/{dataset}")
-
-
-def page(features: list[dict], next_page: str | None = None) -> bytes:
-    """A page of the Water Data API."""
-    links = [{"rel": "self", "href": "?"}] + [{"rel": "next", "href": next_page}] * bool(next_page)
-    about = {"type": "FeatureCollection", "numberReturned": len(features), "links": links}
-    return json.dumps(about | {"features": features}).encode()
 
 
 @pytest.fixture
@@ -149,11 +155,14 @@ def test_a_recorded_answer_becomes_hourly_rows(service: Service, potomac: bytes)
 def test_running_twice_changes_nothing(service: Service, potomac: bytes) -> None:
     warehouse.migrate()
     service.answer(potomac)
+    ids = []
     for expected in (47, 0):
-        written = warehouse.write_all(usgs.read(usgs.fetch(TWO_SITES, "2020-08-17", "2020-08-19")))
+        files = usgs.fetch(TWO_SITES, "2020-08-17", "2020-08-19")
+        ids.append([file.id for file in files])
+        written = warehouse.write_all(usgs.read(files))
         assert (written[-1].table, written[-1].added) == ("primary_timeseries", expected)
         assert written[-1].changed == 0
-    assert len(raw.find("usgs", "instantaneous_values")) >= 1
+    assert ids[0] == ids[1]
 
 
 def test_missing_values_are_left_out_and_counted(service: Service, potomac: bytes) -> None:
@@ -296,7 +305,7 @@ def test_water_data_pages_are_followed_to_the_last(
     )
     assert service.paths[0] == "/ogcapi/v1/collections/continuous/items"
     query = {name: value[0] for name, value in service.queries[0].items()}
-    assert query["monitoring_location_id"] == "USGS-06904500"
+    assert query["time_series_id"] == "USGS-06904500-00065"
     assert query["time"] == "2025-01-01T00:00:00Z/2025-01-02T00:00:00Z"
     assert [query.get("cursor") for query in service.queries] == [None, ["2"], ["3"]]
     assert service.keys == ["a-key"] * 3
@@ -333,10 +342,50 @@ def test_water_data_gives_what_dataretrieval_gives(
     )
 
 
-def test_water_data_sensors_versions_and_qualifiers(
+def test_water_data_asks_for_one_series_at_a_time(
     service: Service, recorded: dict[str, dict]
 ) -> None:
-    """The sensor with most values counts, the newest version of each, in any order of times."""
+    """Of two sensors the older one, of one that has ended its follower from then on."""
+    sites = ["06904500", "05427718"]
+    now, then = "2026-11-01T00:00:00+00:00", "2017-06-30T12:00:00+00:00"
+
+    def known(id: str, site: str, begin: int, end: str, **more: object) -> dict:
+        utc = {"begin_utc": f"{begin}-01-01T00:00:00+00:00", "end_utc": end}
+        return service.one(id, f"USGS-{site}", "00060", **utc, **more)
+
+    service.series = [
+        known("backup", "06904500", 2010, now),
+        known("main", "06904500", 1990, now),
+        known("provisional", "06904500", 1980, now, primary=None),
+        known("left-bank", "06904500", 1970, now, sublocation_identifier="left bank"),
+        known("moved", "05427718", 2015, now),
+        known("old", "05427718", 1950, then),
+    ]
+    service.answer(page([]))
+    usgs.fetch(sites, "2017-01-01", "2017-12-31", service="waterdata")
+    assert [(q["time_series_id"][0], q["time"][0]) for q in service.queries] == [
+        ("main", "2017-01-01T00:00:00Z/2017-12-31T00:00:00Z"),
+        ("old", "2017-01-01T00:00:00Z/2017-06-30T12:00:01Z"),
+        ("moved", "2017-06-30T12:00:01Z/2017-12-31T00:00:00Z"),
+    ]
+    service.queries.clear()
+    usgs.fetch(sites, "2017-01-01", "2017-12-31", service="waterdata", daily=True)
+    assert [(q["time_series_id"][0], q["time"][0]) for q in service.queries] == [
+        ("main", "2017-01-01/2017-12-30"),
+        ("old", "2017-01-01/2017-06-30"),
+        ("moved", "2017-07-01/2017-12-30"),
+    ]
+    with pytest.raises(NotFound, match="has no series of these parameters"):
+        usgs.fetch(sites, "1940-01-01", "1940-12-31", service="waterdata")
+    # A page that was fetched in another way, with values of two of them, says not which counts.
+    first, second = (f["properties"] for f in recorded["continuous"]["features"])
+    mixed = page([{"properties": first}, {"properties": second | {"time_series_id": "backup"}}])
+    with pytest.raises(InvalidInput, match=r"two series of parameter 00065 .* fetch it again"):
+        usgs.read([landed(mixed, "continuous")])
+
+
+def test_water_data_versions_and_qualifiers(service: Service, recorded: dict[str, dict]) -> None:
+    """The newest version of each value counts, in any order of times."""
 
     def feature(time: str, value: str | None, **properties: object) -> dict:
         said = recorded["daily"]["features"][0]["properties"]
@@ -350,7 +399,6 @@ def test_water_data_sensors_versions_and_qualifiers(
                 feature("2025-12-26", "1"),
                 feature("2025-12-27", "-999999"),
                 feature("2025-12-29", None),
-                feature("2025-12-27", "7", time_series_id="another sensor"),
                 feature("2025-12-30", "5", statistic_id="00001"),
                 feature("2025-12-30", "5", parameter_code="00010"),
             ]
@@ -421,21 +469,6 @@ def test_sites_of_nwis(service: Service, shared_data: Path) -> None:
     assert row["value"] == "02070008"
 
 
-def test_sites_of_nwis_are_those_that_dataretrieval_reads(
-    service: Service, shared_data: Path
-) -> None:
-    body = (shared_data / RECORDED / "nwis_sites.txt").read_bytes()
-    mine = usgs.read([landed(body, "sites", "txt")])["locations"].to_pylist()
-    theirs = dataretrieval.rdb.read_rdb(body.decode(), {"site_no": str})
-    assert len(mine) == len(theirs) > 200
-    expected = theirs.drop_duplicates("site_no", keep="last").set_index("site_no")
-    for place in mine:
-        site = expected.loc[place["id"].removeprefix("usgs-")]
-        assert place["name"] == site["station_nm"]
-        at = struct.unpack("<dd", place["geometry"][5:])
-        assert at == pytest.approx((site["dec_long_va"], site["dec_lat_va"]), rel=1e-15)
-
-
 def test_sites_of_water_data(service: Service, recorded: dict[str, dict]) -> None:
     features = recorded["monitoring-locations"]["features"]
     service.answer(page(features))
@@ -456,197 +489,6 @@ def test_sites_of_water_data(service: Service, recorded: dict[str, dict]) -> Non
     } in attributes
     names = set(tables["attributes"]["name"].to_pylist())
     assert {row["attribute_name"] for row in attributes} <= names
-
-
-def test_clocks_that_go_back_lose_and_double_nothing(service: Service, potomac: bytes) -> None:
-    """1:00 comes twice on 2020-11-01, an hour apart; the offsets tell which is which."""
-    moments = {
-        "2020-11-01T00:00:00.000-04:00": "1",
-        "2020-11-01T01:00:00.000-04:00": "2",
-        "2020-11-01T01:00:00.000-05:00": "3",
-        "2020-11-01T02:00:00.000-05:00": "4",
-        "2021-03-14T01:00:00.000-05:00": "5",
-        "2021-03-14T03:00:00.000-04:00": "6",
-    }
-    answer = with_readings(potomac, list(moments.items()))
-    rows = usgs.read([landed(answer, "instantaneous_values")])
-    found = [(time.isoformat(), value) for time, value in values(rows, "value_time", "value")]
-    assert found == [
-        ("2020-11-01T04:00:00+00:00", 1),
-        ("2020-11-01T05:00:00+00:00", 2),
-        ("2020-11-01T06:00:00+00:00", 3),
-        ("2020-11-01T07:00:00+00:00", 4),
-        ("2021-03-14T06:00:00+00:00", 5),
-        ("2021-03-14T07:00:00+00:00", 6),
-    ]
-
-
-def test_arrow_keeps_the_zones_of_times() -> None:
-    """Importing pandera, which checks contracts, would make Arrow take clocks for UTC."""
-    assert "pandera" in sys.modules
-    time = datetime.fromisoformat("2026-03-29T03:00:00+02:00")
-    assert pa.array([time], pa.timestamp("us", "UTC"))[0].as_py() == time
-
-
-def test_times_out_of_order_and_twice(service: Service, potomac: bytes) -> None:
-    readings = [("2020-11-01T03:00:00Z", "3"), ("2020-11-01T01:00:00Z", "1")]
-    readings += [("2020-11-01T03:00:00Z", "4"), ("2020-11-01T02:00:00Z", "2")]
-    rows = usgs.read([landed(with_readings(potomac, readings), "instantaneous_values")])
-    assert [(t.hour, v) for t, v in values(rows, "value_time", "value")] == [(1, 1), (2, 2), (3, 4)]
-
-
-@pytest.mark.parametrize("time", ["2020-11-01T03:00:00", "2020-11-01", "yesterday", "", None, 7])
-def test_a_time_without_its_offset_is_no_time(
-    service: Service, potomac: bytes, time: object
-) -> None:
-    file = landed(with_readings(potomac, [(time, "3")]), "instantaneous_values")
-    with pytest.raises(InvalidInput, match="is not what the USGS promises"):
-        usgs.read([file])
-
-
-def test_feet_in_place_of_cubic_feet_are_kept_aside(service: Service, potomac: bytes) -> None:
-    warehouse.migrate()
-    file = landed(potomac.replace(b'"ft3/s"', b'"ft"', 1), "instantaneous_values")
-    loaded = ingest.load(usgs.read, [file])
-    kept = {(entry.table, entry.count) for entry in loaded.quarantined}
-    assert kept == {("primary_timeseries", 23)}  # those of the first site; of the other one, 24
-
-
-def with_readings(answer: bytes, readings: list[tuple[object, str]]) -> bytes:
-    """The answer, with these readings of its first site alone."""
-    content = json.loads(answer)
-    series = content["value"]["timeSeries"][:1]
-    series[0]["values"][0]["value"] = [
-        {"dateTime": time, "value": value, "qualifiers": ["P"]} for time, value in readings
-    ]
-    content["value"]["timeSeries"] = series
-    return json.dumps(content).encode()
-
-
-@pytest.mark.parametrize(
-    ("damage", "says"),
-    [
-        (lambda text: text[: len(text) // 2], "is not JSON but cut or damaged"),
-        (lambda text: ERROR_PAGE, "is not JSON but a page titled '503 Service Unavailable'"),
-        (lambda text: b"[1, 2]", "is not what the USGS promises"),
-        (lambda text: text.replace(b'"5980"', b'"high"'), "is not what the USGS promises"),
-    ],
-)
-def test_a_file_of_another_kind_is_refused(
-    service: Service, potomac: bytes, damage: object, says: str
-) -> None:
-    service.answer(damage(potomac))  # type: ignore[operator]
-    files = usgs.fetch(TWO_SITES, "2020-08-17", "2020-08-19")
-    with pytest.raises(InvalidInput, match=says):
-        usgs.read(files)
-
-
-def test_damaged_files_give_an_error_or_nothing_wrong(
-    service: Service, shared_data: Path, recorded: dict[str, dict], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Text has no checksum of its own: a table cut between two lines is a shorter table.
-
-    What landed is guarded by the registry's sha256, and what came by the length that HTTP states.
-    """
-    nwis = shared_data / RECORDED
-    slices = shared_data / "nwm_usgs_lower_colorado" / "usgs_TimeSlice"
-    whole = {
-        "instantaneous_values": (nwis / "hist_waterservices_iv.json").read_bytes(),
-        "daily_values": (nwis / "waterservices_dv.txt").read_bytes(),
-        "sites": (nwis / "waterservices_site.txt").read_bytes(),
-        "continuous": page(recorded["continuous"]["features"]),
-        "daily": page(recorded["daily"]["features"]),
-        "monitoring-locations": page(recorded["monitoring-locations"]["features"]),
-        "timeslices": next(slices.glob("*_13:00:00*")).read_bytes(),
-    }
-    content = b""
-    monkeypatch.setattr("thalweg.raw.read", lambda file: content)
-    for dataset, healthy in whole.items():
-        file = landed(healthy, dataset)
-        content = healthy
-        right = usgs.read([file])
-        assert right["primary_timeseries"].num_rows or right["locations"].num_rows
-        for what, content in damaged(healthy):
-            try:
-                rows = usgs.read([file])
-            except InvalidInput:
-                continue
-            # A flipped byte in the values of a NetCDF file cannot be known, and no cut is read.
-            if dataset == "timeslices":
-                assert "flipped" in what, what
-                continue
-            assert dataset == "sites", f"{dataset}, {what}"
-            assert content.endswith(b"\n"), what
-            for table in ("locations", "location_attributes"):
-                some = rows[table].to_pylist() if table in rows else []
-                assert all(row in right[table].to_pylist() for row in some), what
-
-
-@pytest.mark.parametrize(
-    ("name", "dataset", "rows", "places"),
-    [
-        ("nwis_and_crosswalk/nwis_test_data.json", "instantaneous_values", 47, 2),
-        (f"{RECORDED}/waterservices_iv.txt", "instantaneous_values", 6, 2),
-        (f"{RECORDED}/hist_waterservices_iv.json", "instantaneous_values", 0, 2),
-        (f"{RECORDED}/nwis_iv_empty_mock.json", "instantaneous_values", 0, 0),
-        (f"{RECORDED}/waterservices_dv.txt", "daily_values", 4, 2),
-        (f"{RECORDED}/hist_waterservices_dv.json", "daily_values", 2, 2),
-        (f"{RECORDED}/waterservices_site.txt", "sites", 0, 2),
-        (f"{RECORDED}/nwis_sites.txt", "sites", 0, 206),
-    ],
-)
-def test_rows_of_the_recorded_answers(
-    tmp_path: Path, shared_data: Path, name: str, dataset: str, rows: int, places: int
-) -> None:
-    content = (shared_data / name).read_bytes()
-    tables = usgs.read([raw_file(tmp_path, content, name, "usgs", dataset)])
-    found = (tables["primary_timeseries"].num_rows, tables["locations"].num_rows)
-    assert found == (rows, places)
-
-
-def test_recorded_answers_of_other_services_are_refused(tmp_path: Path, shared_data: Path) -> None:
-    """What the USGS says of peaks, ratings, statistics, basins or samples is no series or site."""
-    ours = {"hist_waterservices_iv.json", "hist_waterservices_dv.json", "nwis_iv_empty_mock.json"}
-    ours |= {"waterservices_iv.txt", "waterservices_dv.txt", "waterservices_site.txt"}
-    ours |= {"nwis_sites.txt"}
-    others = [path for path in (shared_data / RECORDED).iterdir() if path.name not in ours]
-    assert len(others) == 25
-    for path in others:
-        for dataset in usgs.READERS:
-            file = raw_file(tmp_path, path.read_bytes(), path.name, "usgs", dataset)
-            with pytest.raises(InvalidInput):
-                usgs.read([file])
-
-
-def test_96_timeslices(tmp_path: Path, shared_data: Path) -> None:
-    """Every reading of a day on the full hour, whichever slice it is in."""
-    files, expected = [], {}
-    for path in sorted((shared_data / "nwm_usgs_lower_colorado" / "usgs_TimeSlice").iterdir()):
-        content = path.read_bytes()
-        files.append(raw_file(tmp_path, content, path.name, "usgs", "timeslices"))
-        with h5py.File(io.BytesIO(content)) as slice:
-            stations = [bytes(s.tobytes()).decode().strip() for s in slice["stationId"][()]]
-            times = [bytes(t.tobytes()).decode() for t in slice["time"][()]]
-            values = slice["discharge"][()].tolist()
-            for station, time, value in zip(stations, times, values, strict=True):
-                if time[13:19] == ":00:00":
-                    expected[f"usgs-{station}", f"{time.replace('_', 'T')}+00:00"] = value
-    rows = usgs.read(files)["primary_timeseries"].to_pylist()
-    assert (len(files), len(rows)) == (96, 1_559)
-    assert {(r["location_id"], r["value_time"].isoformat()): r["value"] for r in rows} == expected
-
-
-def test_a_timeslice_says_its_quality(service: Service, shared_data: Path) -> None:
-    slices = shared_data / "nwm_usgs_lower_colorado" / "usgs_TimeSlice"
-    content = next(slices.glob("*_13:00:00*")).read_bytes()
-    rows = usgs.read([landed(content, "timeslices", "ncdf")])["primary_timeseries"].to_pylist()
-    with h5py.File(io.BytesIO(content)) as file:
-        sites = [bytes(site.tobytes()).decode().strip() for site in file["stationId"][()]]
-        said = dict(zip(sites, file["discharge_quality"][()].tolist(), strict=True))
-    assert {row["quality_code"] for row in rows} >= {"100"}
-    for row in rows:
-        assert row["quality_code"] == str(said[row["location_id"].removeprefix("usgs-")])
-        assert row["unit_name"] == "m^3/s"
 
 
 def test_damage_in_the_store_is_seen(service: Service, potomac: bytes) -> None:

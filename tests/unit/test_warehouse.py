@@ -1,15 +1,24 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyiceberg.exceptions import CommitStateUnknownException
+from pyiceberg.catalog import Catalog
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    CommitStateUnknownException,
+    ForbiddenError,
+)
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
+from pyiceberg.table import Table
 from pyiceberg.transforms import MonthTransform
 from pyiceberg.types import (
     BinaryType,
@@ -21,10 +30,10 @@ from pyiceberg.types import (
 )
 
 from thalweg import database, warehouse
-from thalweg.database import RunRow, RunUse, new_id
+from thalweg.database import RunUse, new_id
 from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.settings import Settings, load
-from thalweg.warehouse import merge
+from thalweg.warehouse import merge, versions
 from thalweg.warehouse.access import catalog
 from thalweg.warehouse.schema import CHANGES, NAMESPACE, SEEDS, TABLES
 
@@ -355,10 +364,70 @@ def test_tables_of_a_later_version_are_left_alone(alone: Settings) -> None:
         warehouse.migrate(alone)
 
 
-def test_two_may_migrate_at_the_same_time(store: Settings) -> None:
+def test_two_may_migrate_at_the_same_time(location: str) -> None:
+    for name in TABLES:
+        catalog().drop_table((NAMESPACE, name))
+    steps = warehouse.plan()
     with ThreadPoolExecutor(2) as pool:
-        [*pool.map(lambda _: warehouse.migrate(), range(2))]
+        done = [*pool.map(lambda _: warehouse.migrate(), range(2))]
+    assert {*chain.from_iterable(done)} >= {*steps}
     assert warehouse.plan() == []
+
+
+@pytest.mark.parametrize(
+    "error", [CommitFailedException("late"), CommitStateUnknownException("the connection broke")]
+)
+def test_what_a_migration_has_done_is_told_whatever_comes_between(
+    error: Exception, alone: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, make, errors = warehouse.plan(alone), versions._make, iter([error])
+
+    def broken(found: Catalog, name: str, *more: Any) -> None:
+        arrives = name != "locations" or isinstance(error, CommitStateUnknownException)
+        if arrives:
+            make(found, name, *more)
+        for each in errors if name == "locations" else ():
+            raise each
+        if not arrives:
+            make(found, name, *more)
+
+    monkeypatch.setattr(versions, "_make", broken)
+    assert warehouse.migrate(alone) == steps
+
+
+def test_a_catalogue_that_refuses_a_migration_is_one_clear_line(
+    alone: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise ForbiddenError("not for you")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(versions, "_make", refused)
+        with pytest.raises(Unavailable, match="does not answer: not for you"):
+            warehouse.migrate(alone)
+    warehouse.migrate(alone)
+    monkeypatch.setattr(Table, "scan", refused)  # and no known name is taken for missing
+    with pytest.raises(Unavailable, match="does not answer: not for you"):
+        warehouse.plan(alone)
+
+
+def test_a_state_that_has_ended_leaves_a_gap(alone: Settings) -> None:
+    """This catalogue keeps the log of what came before it."""
+    warehouse.migrate(alone)
+    for name in ("one", "two", "three"):
+        warehouse.write("locations", pa.table({"id": ["a"], "name": [name]}), alone)
+    found = warehouse.table("locations", alone)
+    first, second, third = found.snapshots()
+    with found.manage_snapshots() as manage:
+        manage.create_tag(first.snapshot_id, "as-published")
+    found.maintenance.expire_snapshots().by_ids([second.snapshot_id]).commit()
+    then, now = (
+        dt.datetime.fromtimestamp(each.timestamp_ms / 1000, dt.UTC) for each in (second, third)
+    )
+    read = warehouse.read("locations", ["name"], settings=alone, at=now)
+    assert read["name"].to_pylist() == ["three"]
+    with pytest.raises(NotFound, match="upkeep has ended the state that locations had"):
+        warehouse.read("locations", settings=alone, at=then)
 
 
 def test_tables_are_laid_out_as_declared(location: str) -> None:
@@ -370,6 +439,7 @@ def test_tables_are_laid_out_as_declared(location: str) -> None:
     ]  # fmt: skip
     assert str(found.spec().fields[0].transform) == "month"
     assert str(found.schema().find_type("value_time")) == "timestamptz"
+    assert not any(t.columns[column].nullable for t in TABLES.values() for column in t.range)
     assert all(
         references[0] in TABLES for t in TABLES.values() for references in t.references.values()
     )
@@ -396,16 +466,8 @@ def test_a_catalogue_that_does_not_answer_is_one_clear_line(
         warehouse.read("units", settings=load(warehouse="elsewhere"))
 
 
-def test_a_run_is_on_record(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_id = new_id()
-    with database.session() as session, session.begin():
-        session.add(
-            RunRow(
-                id=run_id, pipeline="p", state="running", trigger="command", user="u",
-                started_at=dt.datetime.now(dt.UTC), parameters={},
-            )
-        )  # fmt: skip
-    monkeypatch.setenv("THALWEG_RUN_ID", run_id)
+def test_a_run_is_on_record(location: str, begin_run: Callable[[], str]) -> None:
+    run_id = begin_run()
     written = warehouse.write("primary_timeseries", observations(location, [1, 2]))
     rows = warehouse.read("primary_timeseries", where=f"location_id = '{location}'")
     assert set(rows["run_id"].to_pylist()) == {run_id}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +19,7 @@ from thalweg.settings import Settings
 __all__ = [
     "DataDir",
     "Json",
+    "bars",
     "coloured",
     "local_settings",
     "pairs",
@@ -54,6 +58,32 @@ def pairs(given: list[str] | None) -> dict[str, str]:
             raise InvalidInput(f"expected a parameter as NAME=VALUE, got {text!r}")
         values[name.strip()] = value
     return values
+
+
+@contextmanager
+def bars(hidden: bool = False) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Bars on a terminal's standard error, one for each thing that is being done."""
+    if hidden or not sys.stderr.isatty():
+        yield lambda name: lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    shown = Progress(console=Console(stderr=True), transient=True)
+
+    def step(name: str) -> Callable[[int, int], None]:
+        task = shown.add_task(name, total=None)
+
+        def progress(done: int, total: int) -> None:
+            shown.start()  # once
+            shown.update(task, completed=done, total=total)
+
+        return progress
+
+    try:
+        yield step
+    finally:
+        shown.stop()
 
 
 def working(text: str) -> Any:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thalweg.cli.common import DataDir, Json, local_settings, pairs, print_json, print_table
-from thalweg.errors import InvalidInput
+from thalweg.cli.common import DataDir, Json, bars, local_settings, pairs, print_json, print_table
+from thalweg.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from thalweg.quarantine import Entry
@@ -66,8 +64,8 @@ def ingest(
 
     layout = table.Layout(to, pairs(map), pairs(set), prefix, timezone, tuple(missing or ()))
     settings = local_settings(data_dir)
-    uris = [uri if "://" in uri else Path(uri).resolve().as_uri() for uri in files]
-    with _progress() as step:
+    uris = [uri if "://" in uri else f"file://{Path(uri).resolve()}" for uri in files]
+    with bars() as step:
         landed = table.fetch(uris, dataset=dataset, settings=settings, progress=step("land"))
         read = partial(table.read, layout=layout)
         reading, _ = step("read"), step("check and write")
@@ -137,20 +135,26 @@ def retry(
 ) -> None:
     """Try again after a fix: what is good now goes into the warehouse, the rest stays.
 
+    Exit 1 if one could not be tried.
+
     Example: `thalweg quarantine retry`
     """
     from thalweg import quarantine
 
     settings = local_settings(data_dir)
     waiting = ids or [entry.id for entry in quarantine.list(settings)]
+    failed = False
     for id in waiting:
         try:
             for line in str(quarantine.retry(id, settings)).splitlines():
                 typer.echo(f"{id[:8]}  {line}")
-        except InvalidInput as error:  # the others may be good
+        except (InvalidInput, NotFound) as error:  # the others may be good
+            failed = True
             typer.secho(f"{id[:8]}  stays: {error}", fg="yellow", err=True)
     if not waiting:
         typer.echo(NOTHING)
+    if failed:
+        raise typer.Exit(1)
 
 
 @commands.command()
@@ -167,22 +171,6 @@ def discard(
     settings = local_settings(data_dir)
     for id in ids:
         typer.echo(f"{id[:8]}  {quarantine.discard(id, settings)}")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Bars on a terminal, on standard error: one for each thing that is being done."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-
-        def step(name: str) -> Callable[[int, int], None]:
-            task = bars.add_task(name, total=None)
-            return lambda done, total: bars.update(task, completed=done, total=total)
-
-        yield step
 
 
 def _cells(entry: Entry) -> list[Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -11,6 +9,7 @@ import typer
 from thalweg.cli.common import (
     DataDir,
     Json,
+    bars,
     coloured,
     local_settings,
     pairs,
@@ -21,7 +20,6 @@ from thalweg.errors import ThalwegError
 
 if TYPE_CHECKING:
     from thalweg.pipelines.history import Run
-    from thalweg.pipelines.run import Progress
     from thalweg.pipelines.specification import Pipeline
 
 __all__ = ["register"]
@@ -63,10 +61,14 @@ def run(
     from thalweg.pipelines import run as runner
 
     try:
-        with runner.executor() as process, _bar(name, hidden=json) as progress:
+        with runner.executor() as process, bars(hidden=json) as step:
             settings = local_settings(data_dir)
             values = pairs(parameter)
-            done = runner.run(name, values, settings=settings, progress=progress, process=process)
+            cells = step(name)
+            done = runner.run(
+                name, values, settings=settings, process=process,
+                progress=lambda cell, total: cells(cell - 1, total),  # which starts now
+            )  # fmt: skip
     except runner.RunFailed as failed:
         if json:
             print_json(failed.run.as_dict())
@@ -198,30 +200,6 @@ def validate(json: Json = False, data_dir: DataDir = None) -> None:
             typer.secho(f"{name}: {problem or 'ok'}", fg="red" if problem else None)
     if any(problems.values()):
         raise typer.Exit(1)
-
-
-@contextmanager
-def _bar(name: str, hidden: bool) -> Iterator[Progress]:
-    """A bar that counts the cells, on standard error, from the first one on."""
-    bars: list[Any] = []
-
-    def progress(cell: int, total: int) -> None:
-        from rich import console, progress
-
-        if not bars:
-            bar = progress.Progress(
-                console=console.Console(stderr=True), transient=True, disable=hidden
-            )
-            bars.append((bar, bar.add_task(name)))
-            bar.start()
-        bar, task = bars[0]
-        bar.update(task, completed=cell - 1, total=total)
-
-    try:
-        yield progress
-    finally:
-        for bar, _ in bars:
-            bar.stop()
 
 
 def _problem(check: Any, argument: Any) -> str | None:

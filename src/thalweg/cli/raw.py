@@ -11,6 +11,7 @@ import typer
 from thalweg.cli.common import (
     DataDir,
     Json,
+    bars,
     coloured,
     local_settings,
     print_json,
@@ -103,17 +104,12 @@ def verify(
 
     Example: `thalweg raw verify --source usgs`
     """
-    from rich import console, progress
-
     from thalweg import raw
 
     settings = local_settings(data_dir)
     files = raw.find(source, dataset, settings=settings)
-    with progress.Progress(
-        console=console.Console(stderr=True), transient=True, disable=json
-    ) as bar:
-        task = bar.add_task("verify", total=len(files))
-        verified = raw.verify(files, lambda done, _: bar.update(task, completed=done))
+    with bars(hidden=json) as step:
+        verified = raw.verify(files, step("verify"))
     wrong = [each for each in verified if each.state != "ok"]
     if json:
         print_json({"files": len(files), "wrong": [asdict(each) for each in wrong]})

@@ -21,6 +21,8 @@ from thalweg.cli.common import (
 from thalweg.errors import InvalidInput
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from thalweg.warehouse import Upkeep
 
 __all__ = ["register"]
@@ -59,7 +61,7 @@ def migrate(dry_run: DryRun = False, json: Json = False, data_dir: DataDir = Non
 @commands.command()
 def maintain(
     table: Annotated[str | None, typer.Argument(help="Name of a table; all by default.")] = None,
-    dry_run: DryRun = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Do it; else it is only told.")] = False,
     older_than: Annotated[
         str, typer.Option(help="Age that states and unused files must have to go: 7d, 12h.")
     ] = "7d",
@@ -68,26 +70,28 @@ def maintain(
 ) -> None:
     """Join small files, end old states, remove files that no state refers to.
 
+    Without --apply it only tells what there is to do.
+
     Examples:
 
-        thalweg warehouse maintain --dry-run
+        thalweg warehouse maintain
 
-        thalweg warehouse maintain primary_timeseries --older-than 30d
+        thalweg warehouse maintain primary_timeseries --older-than 30d --apply
     """
     from thalweg import warehouse
 
     settings = local_settings(data_dir)
     age = _age(older_than)
-    done = warehouse.maintain(table, older_than=age, dry_run=dry_run, settings=settings)
+    done = warehouse.maintain(table, older_than=age, dry_run=not apply, settings=settings)
     if json:
         return print_json([asdict(each) for each in done])
     head = ["table", "files", "MB", "states", "unused files", "MB"]
     print_table(head, [_line(each) for each in done])
-    if dry_run:
+    if not apply:
         for each in done:
             for path in each.orphans:
                 typer.echo(f"unused: {path}")
-        typer.echo("Nothing was done. Do it: thalweg warehouse maintain")
+        typer.echo("Nothing was done. Do it: add --apply")
 
 
 @commands.command()
@@ -161,6 +165,7 @@ def sql(
 
         thalweg sql "select * from locations where id = $id" -p id=usgs-03171000 --json
     """
+    import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
     from thalweg import warehouse
@@ -168,8 +173,12 @@ def sql(
     settings = local_settings(data_dir)
     moment = at.replace(tzinfo=dt.UTC) if at and not at.tzinfo else at
     rows = warehouse.sql(query, pairs(parameter), settings, at=moment)
+    rows = _in_hex(rows)
     if csv:
-        arrow_csv.write_csv(rows, sys.stdout.buffer)
+        try:
+            arrow_csv.write_csv(rows, sys.stdout.buffer)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            raise InvalidInput(f"--csv: {error}; cast it, as in column::VARCHAR") from None
     elif json:
         print_json(rows.to_pylist())
     else:
@@ -177,6 +186,17 @@ def sql(
         print_table(rows.column_names, [[_cell(each) for each in row.values()] for row in shown])
         if rows.num_rows > SHOWN:
             typer.echo(f"{SHOWN} of {rows.num_rows:,} rows; --csv or --json prints all")
+
+
+def _in_hex(rows: pa.Table) -> pa.Table:
+    """The rows with bytes, such as geometries, as text."""
+    import pyarrow as pa
+
+    for i, field in enumerate(rows.schema):
+        if pa.types.is_binary(field.type):
+            texts = [None if value is None else value.hex() for value in rows[i].to_pylist()]
+            rows = rows.set_column(i, field.name, pa.array(texts, pa.string()))
+    return rows
 
 
 def _line(each: Upkeep) -> list[str]:
@@ -210,5 +230,5 @@ def _age(text: str) -> dt.timedelta:
 
     try:
         return pd.Timedelta(text).to_pytimedelta()
-    except ValueError:
+    except (ValueError, AttributeError):  # "nat" is a time that is none
         raise InvalidInput(f"--older-than {text}: expected an age, such as 7d or 12h") from None

@@ -1,7 +1,8 @@
 """Repositories of fields: Zarr in Icechunk, merged by field, one commit a write.
 
 Each type of level is a group of the repository. A field has its place by reference time, step,
-member and level; a place that is new is added at the end of its axis, `open` puts them in order.
+member and level; a place that is new is added at the end of its axis (`thalweg.gridded.merge`),
+`open` puts them in order.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isqrt, prod
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,7 +24,9 @@ import zarr
 
 from thalweg import raw, record, storage
 from thalweg.errors import InvalidInput, NotFound, Unavailable, nearest
+from thalweg.gridded.merge import merge
 from thalweg.settings import Settings, load
+from thalweg.sources._fields import RAW_FILE
 
 __all__ = [
     "RAW_FILE",
@@ -38,27 +40,8 @@ __all__ = [
     "write",
 ]
 
-#: `t2m_raw_file` says which raw file each field of `t2m` is from.
-RAW_FILE = "_raw_file"
 BRANCH = "main"
 ATTEMPTS = 20
-#: Values in a chunk, 1 MB of float32.
-CHUNK = 2**18
-#: The longest chunks along time and step; a batch that is shorter makes shorter ones.
-LONGEST = {"time": 168, "step": 24}
-AXIS_CHUNK = 4096
-GRID = ("latitude", "longitude")
-#: Attributes in which all fields of a variable agree: units, analysis or forecast.
-MEANING = ("units", "GRIB_dataType")
-#: How times and steps are stored: type, attributes.
-STORED = {
-    "M": ("datetime64[s]", {"units": "seconds since 1970-01-01", "calendar": "standard"}),
-    "m": ("timedelta64[s]", {"units": "seconds"}),
-}
-
-
-#: A Zarr group, whose items have for types all that an item may be.
-Group = Any
 
 
 @dataclass(frozen=True)
@@ -96,9 +79,8 @@ def names(settings: Settings | None = None) -> list[str]:
 
 
 def levels(name: str, settings: Settings | None = None) -> list[str]:
-    """Types of level (groups) of a repository, such as `surface` and `isobaricInhPa`."""
-    session = _repository(name, settings or load()).readonly_session(BRANCH)
-    return sorted(zarr.open_group(session.store, mode="r").group_keys())
+    """Types of level (groups) of a repository, such as `surface`; none before the first write."""
+    return _groups(_session(_repository(name, settings or load()), name, None), name)
 
 
 def snapshots(name: str, settings: Settings | None = None) -> list[Snapshot]:
@@ -143,13 +125,17 @@ def open(
     Raises
     ------
     NotFound
-        No repository, type of level or snapshot of this name.
+        No repository, type of level or snapshot of this name, or nothing is written yet.
     Unavailable
         The store does not answer.
     """
     repository = _repository(name, settings or load())
     session = _session(repository, name, snapshot)
-    groups = sorted(zarr.open_group(session.store, mode="r").group_keys())
+    groups = _groups(session, name)
+    if not groups:
+        raise NotFound(
+            f"{name} holds no fields: nothing was written {'by then' if snapshot else 'yet'}"
+        )
     if level is None and len(groups) == 1:
         level = groups[0]
     if level not in groups:
@@ -208,16 +194,16 @@ def write(
     brought = sorted({id for halves in ids for id in file_ids(halves).flat if id})
     metadata = {"raw_file_ids": brought, "run_id": record.current_run_id()}
     for attempt in range(ATTEMPTS):
-        session = repository.writable_session(BRANCH)
-        root = zarr.open_group(session.store, mode="a")
-        counts = np.zeros(3, int)
-        for level, dataset in fields.items():
-            counts += _merge(root.require_group(level), dataset, chunks or {})
-        added, changed, unchanged = map(int, counts)
-        if not added + changed:
-            return Written(name, 0, 0, unchanged, session.snapshot_id)
-        message = f"{added} fields added, {changed} changed; raw files {', '.join(brought)}"
         try:
+            session = repository.writable_session(BRANCH)
+            root = zarr.open_group(session.store, mode="a")
+            counts = np.zeros(3, int)
+            for level, dataset in fields.items():
+                counts += merge(root.require_group(level), dataset, chunks or {})
+            added, changed, unchanged = map(int, counts)
+            if not added + changed:
+                return Written(name, 0, 0, unchanged, session.snapshot_id)
+            message = f"{added} fields added, {changed} changed; raw files {', '.join(brought)}"
             snapshot = session.commit(message, metadata)
         except icechunk.ConflictError:
             # Others write too: wait a little longer each time, never in step with them.
@@ -277,6 +263,15 @@ def _session(
         raise NotFound(f"{name} has no state {snapshot}: {_said(error)}") from error
 
 
+def _groups(session: icechunk.Session, name: str) -> list[str]:
+    try:
+        return sorted(zarr.open_group(session.store, mode="r").group_keys())
+    except zarr.errors.GroupNotFoundError:  # the repository was made, nothing is written yet
+        return []
+    except icechunk.IcechunkError as error:
+        raise _unavailable(name, error) from error
+
+
 def _unavailable(name: str, error: Exception) -> Unavailable:
     return Unavailable(
         f"the store does not give the fields {name!r}: {_said(error)}; see `thalweg status`"
@@ -293,123 +288,3 @@ def file_ids(halves: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     pairs, where = np.unique(halves.reshape(-1, 2), axis=0, return_inverse=True)
     ids = [str(uuid.UUID(int=(int(a) << 64) | int(b))) if a or b else None for a, b in pairs]
     return np.array(ids, object)[where].reshape(halves.shape[:-1])
-
-
-def _merge(group: Group, dataset: xr.Dataset, chunks: Mapping[str, int]) -> Any:
-    """Put the fields of a dataset in their places; how many are added, changed, unchanged."""
-    _check_grid(group, dataset)
-    if dict(group.attrs) != dataset.attrs:
-        group.update_attributes(dataset.attrs)
-    places = {n: _places(group, dataset[n]) for n in map(str, dataset.indexes) if n not in GRID}
-    lengths = {axis: group[axis].shape[0] for axis in places}
-    for _, array in group.arrays():
-        dims = array.metadata.dimension_names
-        shape = tuple(lengths.get(d, n) for d, n in zip(dims, array.shape, strict=True))
-        if shape != array.shape:
-            array.resize(shape)
-    counts = np.zeros(3, int)
-    for name in dataset.data_vars:
-        if f"{name}{RAW_FILE}" in dataset:
-            counts += _put(group, dataset, str(name), places, chunks)
-    return counts
-
-
-def _put(
-    group: Group,
-    dataset: xr.Dataset,
-    name: str,
-    places: Mapping[str, Any],
-    chunks: Mapping[str, int],
-) -> Any:
-    new, new_ids = dataset[name], dataset[f"{name}{RAW_FILE}"]
-    axes = [str(dim) for dim in new.dims[:-2]]
-    stored = _array(group, new, np.nan, _chunks(new, chunks))
-    stored_ids = _array(group, new_ids, 0, [*(AXIS_CHUNK // 8 ** (len(axes) - 1) for _ in axes), 2])
-    there = tuple(places[axis] for axis in axes)
-    old_ids = stored_ids.oindex[(*there, slice(None))]
-    is_given, is_known = new_ids.values.any(-1), old_ids.any(-1)
-    differs = is_given & (new_ids.values != old_ids).any(-1)
-    values = new.values
-    if differs.any() and (is_known.any() or not differs.all()):
-        old = stored.oindex[(*there, slice(None), slice(None))]
-        same = ((old == values) | (np.isnan(old) & np.isnan(values))).all((-2, -1))
-        differs &= ~(is_known & same)
-        values = np.where(differs[..., None, None], values, old)
-    if differs.any():
-        stored.oindex[(*there, slice(None), slice(None))] = values
-        ids = np.where(differs[..., None], new_ids.values, old_ids)
-        stored_ids.oindex[(*there, slice(None))] = ids
-    added, changed = int((differs & ~is_known).sum()), int((differs & is_known).sum())
-    return np.array([added, changed, int(is_given.sum()) - added - changed])
-
-
-def _check_grid(group: Group, dataset: xr.Dataset) -> None:
-    for name in GRID:
-        values = dataset[name].values
-        if name not in group:
-            _array(group, dataset[name], 0, list(values.shape))[...] = values
-        elif not np.array_equal(group[name][...], values):
-            known, given = "x".join(map(str, group[name].shape)), "x".join(map(str, values.shape))
-            raise InvalidInput(
-                f"{group.path} of this repository has another grid ({name}: {known}, now {given}): "
-                f"write this one to a repository of its own"
-            )
-
-
-def _places(group: Group, axis: xr.DataArray) -> Any:
-    """Where the values of an axis are in the stored one; those that are new are added to it."""
-    kind, about = STORED.get(axis.dtype.kind, ("", {}))
-    values = axis.values.astype(kind).astype("int64") if kind else axis.values
-    name = str(axis.name)
-    if name not in group:
-        empty = xr.DataArray(values[:0], dims=name, name=name, attrs=axis.attrs | about)
-        _array(group, empty, 0, [AXIS_CHUNK])
-    known = group[name][...]
-    new = values[~np.isin(values, known)]
-    if len(new):
-        group[name].resize((len(known) + len(new),))
-        group[name][len(known) :] = new
-    stored = np.concatenate([known, new])
-    order = np.argsort(stored)
-    return order[np.searchsorted(stored, values, sorter=order)]
-
-
-def _array(group: Group, variable: xr.DataArray, fill: float, chunks: Sequence[int]) -> Any:
-    """The stored array of a variable, which is made if it is not there."""
-    name = str(variable.name)
-    sizes = {
-        d: group[d].shape[0] if d in group else n
-        for d, n in zip(map(str, variable.dims), variable.shape, strict=True)
-    }
-    if name not in group:
-        # The coordinates of a projected grid are not called like its dimensions.
-        if {"y", "x"} <= set(variable.dims) and name not in GRID:
-            variable = variable.assign_attrs(coordinates=" ".join(GRID))
-        return group.create_array(
-            name,
-            shape=tuple(sizes.values()),
-            chunks=tuple(chunks),
-            dtype=variable.dtype,
-            fill_value=fill,
-            dimension_names=[str(dim) for dim in variable.dims],
-            attributes=variable.attrs,
-        )
-    found = group[name]
-    known = [*found.metadata.dimension_names, *(found.attrs.get(key) for key in MEANING)]
-    given = [*map(str, variable.dims), *(variable.attrs.get(key) for key in MEANING)]
-    if known != given:
-        raise InvalidInput(
-            f"{name} of {group.path} has dimensions, units and type of data {known}, now {given}: "
-            f"write it to a repository of its own"
-        )
-    return found
-
-
-def _chunks(fields: xr.DataArray, wanted: Mapping[str, int]) -> list[int]:
-    """Lengths of chunks of about 1 MB, whose times and steps are as many as come together."""
-    *axes, y, x = (str(dim) for dim in fields.dims)
-    lengths = {a: min(fields.sizes[a], LONGEST.get(a, 1)) for a in axes} | dict(wanted)
-    room = max(1, CHUNK // prod(lengths[axis] for axis in axes))
-    rows = min(fields.sizes[y], max(isqrt(room), room // fields.sizes[x]))
-    lengths = {y: rows, x: min(fields.sizes[x], max(1, room // rows))} | lengths
-    return [max(1, lengths[axis]) for axis in (*axes, y, x)]

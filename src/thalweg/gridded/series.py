@@ -184,6 +184,8 @@ def _series(
             weights[id] = weigh(grid, geometry or b"")
         except (InvalidInput, shapely.errors.GEOSException) as error:
             raise InvalidInput(f"{id}: {error}") from None
+    if not weights:
+        raise InvalidInput("no locations: give a table with a row for each point or polygon")
     return pa.concat_tables(
         _rows(dataset, name, called, configuration, weights) for name, called in chosen.items()
     )

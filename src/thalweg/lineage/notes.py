@@ -15,7 +15,6 @@ from thalweg.settings import Settings
 
 __all__ = ["add_fields", "add_snapshot", "add_table", "finish", "iso", "resolve", "runs", "uses_of"]
 
-PARAMETERS = 10_000  # in one query; databases take some ten thousand
 OF_RUN = ("state", "user", "parameters", "git_commit", "environment", "notebook_uri")
 OF_FILE = ("url", "uri", "sha256", "size")
 
@@ -52,9 +51,8 @@ def uses_of(settings: Settings, **wanted: str) -> list[Any]:
 
 def runs(ids: list[str], settings: Settings) -> list[RunRow]:
     """The runs with these ids that are on record."""
-    parts = [ids[i : i + PARAMETERS] for i in range(0, len(ids), PARAMETERS)]
     with database.session(settings) as session:
-        queries = (select(RunRow).where(RunRow.id.in_(part)) for part in parts)
+        queries = (select(RunRow).where(RunRow.id.in_(part)) for part in database.in_parts(ids))
         return [row for query in queries for row in session.scalars(query)]
 
 

@@ -26,26 +26,23 @@ from thalweg.lineage.notes import (
 )
 from thalweg.settings import Settings, load
 from thalweg.warehouse.access import definition, reachable
+from thalweg.warehouse.query import PAIRED
+from thalweg.warehouse.schema import PROVENANCE
 
 __all__ = ["up"]
 
-PROVENANCE = ("raw_file_id", "run_id")
 #: How many rows came from each raw file by each run; None is "none" and "outside a run".
 Origins = Counter[tuple[str | None, str | None]]
-#: Which rows of the one side have a partner on the other: same place, time, variable and unit.
-_PAIR = """
-    SELECT {side}.raw_file_id, {side}.run_id, count(*) FROM {side} WHERE EXISTS (
-        FROM location_crosswalks c, {other} o
-        WHERE c.{near} = {side}.location_id AND c.{far} = o.location_id
-            AND o.value_time = {side}.value_time AND o.variable_name = {side}.variable_name
-            AND o.unit_name = {side}.unit_name
-    ) GROUP BY ALL
-"""
-_PRIMARY = ("primary_timeseries", "primary_location_id")
-_SECONDARY = ("secondary_timeseries", "secondary_location_id")
-PAIRED = {
-    side: _PAIR.format(side=side, near=near, other=other, far=far)
-    for (side, near), (other, far) in permutations((_PRIMARY, _SECONDARY))
+#: Rows of the one side that have a partner on the other, counted by where they came from.
+COMPARED = {
+    side: f"""
+        SELECT {row}.raw_file_id, {row}.run_id, count(*) FROM {side} {row} WHERE EXISTS (
+            FROM location_crosswalks c, {other} {partner} WHERE {PAIRED}
+        ) GROUP BY ALL
+    """  # noqa: S608 - known names
+    for (side, row), (other, partner) in permutations(
+        (("primary_timeseries", "p"), ("secondary_timeseries", "s"))
+    )
 }
 
 
@@ -168,7 +165,7 @@ class _Up:
         """The rows that were compared for these metrics, in the snapshots that the run had read."""
         uses = uses_of(self.settings, run_id=run_id, direction="read", kind="table")
         read = {use.name: int(use.version) for use in uses}
-        if not read.keys() >= {*PAIRED, "location_crosswalks"}:
+        if not read.keys() >= {*COMPARED, "location_crosswalks"}:
             return self.inputs(run_id)
 
         def part(name: str, where: BooleanExpression) -> pa.Table:
@@ -190,7 +187,7 @@ class _Up:
             connection.register("primary_timeseries", primary)
             secondary = And(reaches, _among("configuration_name", models))
             connection.register("secondary_timeseries", part("secondary_timeseries", secondary))
-            for name, sql in PAIRED.items():
+            for name, sql in COMPARED.items():
                 key = add_table(
                     self.graph, name, self.settings, None, read[name], compared_by=run_id
                 )

@@ -49,8 +49,10 @@ def retrieve(
             client.Client(url=url, quiet=True).retrieve(collection, dict(request), str(target))
             content = target.read_bytes()
         except Exception as error:  # the client raises Exception itself where there is no key
-            said = str(error).strip().splitlines() or [type(error).__name__]
-            raise Unavailable(f"{url} does not give {collection}: {said[0]}") from error
+            said = " ".join(str(error).split()) or type(error).__name__
+            if "configuration file" in said:
+                said += f"; set CDSAPI_KEY to the key of your profile at {url}"
+            raise Unavailable(f"{url} does not give {collection}: {said}") from error
     return raw.land(
         source, dataset, content, extension="grib", url=f"{url}#{collection}",
         headers={"request": json.dumps(request, sort_keys=True)},

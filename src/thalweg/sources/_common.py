@@ -7,7 +7,7 @@ import io
 import json
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,18 +18,26 @@ import h5py
 import numpy as np
 import pyarrow as pa
 
-from thalweg import raw, storage
+from thalweg import http, raw, storage
 from thalweg.errors import InvalidInput, NotFound, ThalwegError
-from thalweg.raw import RawFile
+from thalweg.raw import Progress, RawFile
 from thalweg.settings import Settings
 
 __all__ = [
+    "CONFIGURATIONS",
+    "CROSSWALKS",
+    "LOCATIONS",
+    "PRIMARY",
+    "SECONDARY",
     "SERIES",
+    "SIX_HOURLY",
     "TIME",
+    "UNITS",
     "VARIABLE",
     "Moment",
     "Progress",
     "RemoteObject",
+    "fetch_files",
     "fetch_objects",
     "hours",
     "instant",
@@ -37,13 +45,17 @@ __all__ = [
     "parsed_json",
     "period",
     "point",
+    "points",
     "text",
     "understood",
+    "workers",
 ]
 
 TIME = pa.timestamp("us", "UTC")
 VARIABLE = "streamflow_hourly_inst"
-#: Columns of a timeseries, observed; `reference_time` and `quality_code` may be null.
+#: Hours of the day (UTC) at which most models are started.
+SIX_HOURLY = (0, 6, 12, 18)
+#: Columns of any timeseries; `reference_time` may be null.
 SERIES = pa.schema(
     {
         "reference_time": TIME,
@@ -53,13 +65,18 @@ SERIES = pa.schema(
         "location_id": pa.string(),
         "configuration_name": pa.string(),
         "variable_name": pa.string(),
-        "quality_code": pa.string(),
         "raw_file_id": pa.string(),
     }
 )
-#: Called with how many parts are done, and of how many.
-Progress = Callable[[int, int], None]
+#: Columns of an observed timeseries, and of a simulated one; the last may be null in both.
+PRIMARY = SERIES.append(pa.field("quality_code", pa.string()))
+SECONDARY = SERIES.append(pa.field("member", pa.string()))
+CONFIGURATIONS = pa.schema(dict.fromkeys(("name", "type", "description"), pa.string()))
+LOCATIONS = pa.schema({"id": pa.string(), "name": pa.string(), "geometry": pa.binary()})
+CROSSWALKS = pa.schema(dict.fromkeys(("primary_location_id", "secondary_location_id"), pa.string()))
+UNITS = pa.schema(dict.fromkeys(("name", "long_name"), pa.string()))
 Moment = str | dt.date | dt.datetime
+WEB = ("http://", "https://")
 
 
 @dataclass(frozen=True)
@@ -95,17 +112,47 @@ def instant(text: str) -> dt.datetime:
     return time.astimezone(dt.UTC)
 
 
-def hours(start: dt.datetime, end: dt.datetime) -> list[dt.datetime]:
-    """The full hours from `start` on and before `end`."""
+def hours(
+    start: dt.datetime,
+    end: dt.datetime,
+    at: Collection[int] = range(24),
+    what: str = "the source",
+) -> list[dt.datetime]:
+    """The full hours from `start` on and before `end`, those `at` which `what` issues something.
+
+    Raises
+    ------
+    InvalidInput
+        There is none in the period.
+    """
     first = start.replace(minute=0, second=0, microsecond=0)
     first += dt.timedelta(hours=1) if first < start else dt.timedelta()
     count = -((first - end) // dt.timedelta(hours=1))
-    return [first + dt.timedelta(hours=i) for i in range(max(count, 0))]
+    found = [first + dt.timedelta(hours=i) for i in range(max(count, 0))]
+    found = [hour for hour in found if hour.hour in at]
+    if not found:
+        when = "on each full hour" if len(at) == 24 else f"at {', '.join(map(str, at))} h UTC"
+        raise InvalidInput(
+            f"{what} is issued {when}, of which none lies from {start:%Y-%m-%d %H:%M} on and "
+            f"before {end:%Y-%m-%d %H:%M}: widen the period (start, end)"
+        )
+    return found
 
 
 def point(longitude: float, latitude: float) -> bytes:
-    """A point as WKB, longitude latitude in degrees (EPSG:4326)."""
+    """A point as WKB, longitude latitude in degrees (EPSG:4326); `ValueError` for what is none."""
+    for name, degrees, most in (("longitude", longitude, 180), ("latitude", latitude, 90)):
+        if not (isinstance(degrees, int | float | np.floating) and -most <= degrees <= most):
+            raise ValueError(f"{name} {degrees!r} is no number from -{most} to {most}")
     return struct.pack("<BIdd", 1, 1, longitude, latitude)
+
+
+def points(longitude: Any, latitude: Any) -> pa.Array:
+    """Two columns of degrees as one of points; null where a number is missing (null or NaN)."""
+    places = np.column_stack([np.asarray(each, float) for each in (longitude, latitude)])
+    known = ~np.isnan(places).any(axis=1)
+    pairs = zip(places.tolist(), known, strict=True)
+    return pa.array([point(*place) if here else None for place, here in pairs], pa.binary())
 
 
 def text(characters: Any) -> list[str]:
@@ -117,32 +164,26 @@ def text(characters: Any) -> list[str]:
 @contextmanager
 def netcdf(content: bytes, name: str) -> Iterator[Any]:
     """A NetCDF-4 file in memory, as h5py sees it; what it lacks is said in one line."""
-    try:
-        with h5py.File(io.BytesIO(content)) as file:
-            yield file
-    except InvalidInput:
-        raise
-    # What h5py raises on a damaged file depends on where the damage is.
-    except (
-        ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError,
-    ) as error:  # fmt: skip
-        raise InvalidInput(
-            f"{name} is not the NetCDF file it should be ({error}); it may have been cut short at "
-            f"the provider: fetch it again later"
-        ) from error
+    advice = "it may have been cut short at the provider: fetch it again later"
+    with (
+        understood(name, "the NetCDF file it should be", advice),
+        h5py.File(io.BytesIO(content)) as file,
+    ):
+        yield file
 
 
 @contextmanager
-def understood(file: RawFile, what: str) -> Iterator[None]:
+def understood(file: RawFile | str, what: str, advice: str = "fetch it again") -> Iterator[None]:
     """Say in one line that a file is not `what` it should be, whatever its reader stumbled over."""
     try:
         yield
     except ThalwegError:
         raise
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
-        raise InvalidInput(
-            f"{file.uri} is not {what} ({type(e).__name__}: {e}); it came from {file.url}"
-        ) from e
+    except Exception as error:  # of damaged bytes, libraries raise what they like
+        name = file if isinstance(file, str) else f"raw file {file.id} from {file.url}"
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        said = kind + str(error).partition("\n")[0]
+        raise InvalidInput(f"{name} is not {what} ({said}); {advice}") from error
 
 
 def parsed_json(file: RawFile) -> Any:
@@ -157,6 +198,58 @@ def parsed_json(file: RawFile) -> Any:
             f"{file.uri} is not JSON but {page or f'cut or damaged ({error})'}; it came from "
             f"{file.url}: fetch it again"
         ) from None
+
+
+def fetch_files(
+    source: str,
+    dataset: str,
+    uris: Sequence[str],
+    extension: Callable[[bytes], str],
+    settings: Settings,
+    progress: Progress | None = None,
+) -> list[RawFile]:
+    """Land files from wherever they are, with an extension that follows from their bytes.
+
+    Parameters
+    ----------
+    uris
+        `https://…`, paths, or any URI of fsspec, also as a pattern: `s3://mine/2024/*.csv`.
+
+    Raises
+    ------
+    NotFound, Unavailable
+        There is nothing at a URI, or nobody answers.
+    InvalidInput
+        An empty file, a folder, or a URI of a kind that is not known.
+    """
+    if isinstance(uris, str):
+        raise InvalidInput(f"uris: expected a list of URIs, got {uris!r}")
+    found = [uri for given in uris for uri in _expand(given)]
+    files = []
+    with http.Client() as client:
+        for done, uri in enumerate(found, start=1):
+            content, headers = _get(uri, client)
+            if not content:
+                raise InvalidInput(f"{uri} is empty; nothing of it landed")
+            file = raw.land(
+                source, dataset, content,
+                extension=extension(content), url=uri, headers=headers, settings=settings,
+            )  # fmt: skip
+            files.append(file)
+            if progress:
+                progress(done, len(found))
+    return files
+
+
+@contextmanager
+def workers(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads, of which none begins anything more once there was an error."""
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def fetch_objects(
@@ -197,12 +290,35 @@ def fetch_objects(
             valid_from=item.valid_from, valid_to=item.valid_to, settings=settings,
         )  # fmt: skip
 
-    with ThreadPoolExecutor(8) as pool:
+    with workers(8) as pool:
         futures = [pool.submit(land, item) for item in there]
-        for done, _ in enumerate(as_completed(futures), start=1):
+        for done, future in enumerate(as_completed(futures), start=1):
+            future.result()
             if progress:
                 progress(done, len(there))
         return [future.result() for future in futures]
+
+
+def _expand(uri: str) -> list[str]:
+    """The URIs that a pattern stands for; of what is there under just this name, it alone."""
+    if uri.startswith(WEB) or not any(mark in uri for mark in "*?["):
+        return [uri]
+    with storage.translated(uri):
+        store = storage.filesystem(uri)
+        if store.exists(uri):
+            return [uri]
+        names = [store.unstrip_protocol(path) for path in sorted(store.glob(uri))]
+    if not names:
+        raise NotFound(f"no file is like {uri}")
+    return names
+
+
+def _get(uri: str, client: http.Client) -> tuple[bytes, Mapping[str, str]]:
+    """The bytes at a URI, and what a web server said about them."""
+    if uri.startswith(WEB):
+        answer = client.get(uri)
+        return answer.content, answer.headers
+    return storage.read(uri), {}
 
 
 def _listing(store: Any, folders: list[str]) -> dict[str, dict[str, str]]:

@@ -12,7 +12,7 @@ import sqlite3  # noqa: F401
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -25,16 +25,20 @@ import xarray as xr
 from thalweg import raw
 from thalweg.errors import InvalidInput
 from thalweg.raw import RawFile
+from thalweg.sources import Contract
+from thalweg.sources._fields import MEANING, RAW_FILE
 
 # ecCodes brings a PROJ and an old SQLite of its own: what is to have another is loaded before.
 if find_spec("pyproj"):
     import_module("pyproj")
 import eccodes  # type: ignore[import-untyped]
 
-__all__ = ["Area", "read"]
+__all__ = ["Area", "read", "reader"]
 
 #: West, south, east and north edge in degrees.
 Area = tuple[float, float, float, float]
+#: Global attributes of the datasets, or how they follow from the files.
+About = Mapping[str, str] | Callable[[Sequence[RawFile]], Mapping[str, str]]
 
 # The largest float32, which no field holds: ecCodes' own 9999 is a possible value.
 MISSING = float(np.finfo("float32").max)
@@ -75,6 +79,7 @@ class _Grid:
     latitude: np.ndarray[Any, Any]  # degrees north; 1-D ascending, or 2-D (y, x)
     longitude: np.ndarray[Any, Any]  # degrees east
     order: np.ndarray[Any, Any]  # 2-D, index into the values of the message
+    size: int  # of these values
 
     @cached_property
     def dims(self) -> tuple[str, str]:
@@ -95,9 +100,10 @@ class _Grid:
         across = slice(columns[0], columns[-1] + 1)
         along = slice(rows[0], rows[-1] + 1)
         if self.latitude.ndim == 1:
-            return _Grid(self.latitude[along], self.longitude[across], self.order[along, across])
+            order = self.order[along, across]
+            return _Grid(self.latitude[along], self.longitude[across], order, self.size)
         part = (along, across)
-        return _Grid(self.latitude[part], self.longitude[part], self.order[part])
+        return _Grid(self.latitude[part], self.longitude[part], self.order[part], self.size)
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,7 @@ def read(
     area: Area | None = None,
     select: Mapping[str, Any] | None = None,
     attributes: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None,
 ) -> dict[str, xr.Dataset]:
     """The fields of GRIB files; of the same field the last one counts.
 
@@ -136,6 +143,8 @@ def read(
         Only messages with these values of ecCodes keys: `{"shortName": "2t", "dataType": "an"}`.
     attributes
         Global attributes of the datasets.
+    units
+        Unit that a field has to have, by its CF name; others may have any.
 
     Returns
     -------
@@ -154,7 +163,8 @@ def read(
     ------
     InvalidInput
         A file is no GRIB or damaged, has another grid than the others, a grid of another kind than
-        latitudes and longitudes or a map projection, or two different fields for one place.
+        latitudes and longitudes or a map projection, two different fields for one place, or a field
+        in another unit than it has to have.
     """
     fields: dict[tuple[Any, ...], _Field] = {}
     grids: dict[str, _Grid] = {}
@@ -162,6 +172,7 @@ def read(
     for file in files:
         here: dict[tuple[Any, ...], _Field] = {}
         for field in _fields(file, grids, area, select or {}):
+            _check_unit(field, units or {}, file)
             twin = here.get(field.place)
             if twin is not None and not np.array_equal(field.values, twin.values, equal_nan=True):
                 raise InvalidInput(
@@ -183,6 +194,42 @@ def read(
     return {name: _dataset(name, members, common) for name, members in sorted(groups.items())}
 
 
+def reader(contract: Contract, about: About) -> Callable[..., dict[str, xr.Dataset]]:
+    """The function `read` of a source that promises this, with global attributes for its datasets.
+
+    A field that is in another unit than the contract says is refused.
+    """
+
+    def read_fields(
+        files: Iterable[RawFile],
+        *,
+        area: Area | None = None,
+        select: Mapping[str, Any] | None = None,
+    ) -> dict[str, xr.Dataset]:
+        """Fields by type of level, for `thalweg.gridded.write`.
+
+        Parameters
+        ----------
+        area
+            West, south, east, north in degrees, to keep a part of the grid.
+        select
+            Only messages with these values of ecCodes keys, as in `{"shortName": "2t"}`.
+
+        Raises
+        ------
+        InvalidInput
+            A file is damaged or no GRIB, the files have no one grid, or a field is in another unit
+            than the source promises.
+        """
+        files = list(files)
+        attributes = about(files) if callable(about) else about
+        promised = contract.fields
+        return read(files, area=area, select=select, attributes=attributes, units=promised)
+
+    read_fields.__name__ = read_fields.__qualname__ = "read"
+    return read_fields
+
+
 def _fields(
     file: RawFile, grids: dict[str, _Grid], area: Area | None, select: Mapping[str, Any]
 ) -> Iterator[_Field]:
@@ -190,10 +237,23 @@ def _fields(
         for message in _messages(raw.read(file), file):
             if all(str(message.get(key)) == str(value) for key, value in select.items()):
                 yield _field(message, file, grids, area)
-    except (eccodes.CodesInternalError, KeyError, ValueError, OverflowError) as error:
-        if isinstance(error, InvalidInput):
-            raise
+    except InvalidInput:
+        raise
+    except (
+        eccodes.CodesInternalError, ArithmeticError, AttributeError, LookupError, RuntimeError,
+        TypeError, ValueError,
+    ) as error:  # fmt: skip
         raise InvalidInput(f"{_says(file)} cannot be decoded: {error}; fetch it again") from error
+
+
+def _check_unit(field: _Field, units: Mapping[str, str], file: RawFile) -> None:
+    came = field.attributes["units"]
+    if came != (promised := units.get(field.name, came)):
+        raise InvalidInput(
+            f"{_says(file)} has {field.name} ({field.group}) in {came!r}, its source promises "
+            f"{promised!r}: if the provider has changed, mend the CONTRACT of "
+            f"thalweg.sources.{file.source}, and convert what it is compared with"
+        )
 
 
 def _messages(content: bytes, file: RawFile) -> Iterator[Any]:
@@ -237,7 +297,9 @@ def _field(message: Any, file: RawFile, grids: dict[str, _Grid], area: Area | No
     # t2m and u10 say their height; no2 has its number from elsewhere.
     is_said = level_type == "heightAboveGround" and f"{level:g}" in re.findall(r"\d+", name)
     is_axis = (level_type in LEVELS or level != 0) and not is_said
-    grid = _grid(message, grids, area)
+    grid, values = _grid(message, grids, area), _values(message)
+    if values.size != grid.size:
+        raise ValueError(f"{values.size} values of {name} on a grid of {grid.size} points")
     return _Field(
         group=level_type + ("" if kind == "instant" else _span(message, kind)),
         name=name,
@@ -249,7 +311,7 @@ def _field(message: Any, file: RawFile, grids: dict[str, _Grid], area: Area | No
         attributes=_attributes(message, name, kind, level),
         grid=grid,
         file_id=file.id,
-        values=_values(message)[grid.order],
+        values=values[grid.order],
     )
 
 
@@ -278,7 +340,7 @@ def _attributes(message: Any, name: str, kind: str, level: float) -> dict[str, A
         "long_name": str(message.get("name", name)),
         "units": str(message["units"]).replace("**", ""),
         "cell_methods": CELL_METHODS.get(kind, ""),
-        "ancillary_variables": f"{name}_raw_file",
+        "ancillary_variables": f"{name}{RAW_FILE}",
     }
     keys = ("shortName", "paramId", "typeOfLevel", "stepType", "dataType")
     said |= {f"GRIB_{key}": message.get(key, "") for key in keys}
@@ -315,7 +377,7 @@ def _whole_grid(message: Any) -> _Grid:
         order = order.reshape(shape[::-1]).T if message["jPointsAreConsecutive"] else order.reshape(shape)  # fmt: skip  # noqa: E501
         if latitude[order[0]].mean() > latitude[order[-1]].mean():
             order = order[::-1]
-        return _Grid(latitude[order], longitude[order], order)
+        return _Grid(latitude[order], longitude[order], order, order.size)
     rows, columns = np.unique(latitude), np.unique(longitude)
     gaps = np.diff(columns)
     if len(gaps) and gaps.max() > 1.5 * gaps.min():  # it crosses the date line
@@ -324,7 +386,7 @@ def _whole_grid(message: Any) -> _Grid:
     if rows.size * columns.size != latitude.size:
         raise InvalidInput(f"{latitude.size} points are no {rows.size} by {columns.size} grid")
     order = np.lexsort((longitude, latitude)).reshape(rows.size, columns.size)
-    return _Grid(rows, columns, order)
+    return _Grid(rows, columns, order, order.size)
 
 
 def _moment(date: int, time: int) -> np.datetime64:
@@ -355,17 +417,16 @@ def _dataset(name: str, fields: list[_Field], attributes: Mapping[str, str]) -> 
             about = {
                 "long_name": f"UUID of the raw file of {field.name}, in two halves; 0: no field"
             }
-            variables[f"{field.name}_raw_file"] = ((*dims, HALF), ids, about)
+            variables[f"{field.name}{RAW_FILE}"] = ((*dims, HALF), ids, about)
         known, values, said = variables[field.name]
-        same = ("units", "GRIB_dataType")
-        if known[:-2] != dims or any(said.get(k) != field.attributes.get(k) for k in same):
+        if known[:-2] != dims or any(said.get(k) != field.attributes.get(k) for k in MEANING):
             raise InvalidInput(
                 f"{field.name} of {name} has two meanings, as analysis and forecast, or two units: "
                 f"read them apart with select, as in {{'dataType': 'an'}}"
             )
         at = tuple(places[axis][there[axis]] for axis in dims)
         values[at] = field.values
-        variables[f"{field.name}_raw_file"][1][at] = divmod(uuid.UUID(field.file_id).int, 2**64)
+        variables[f"{field.name}{RAW_FILE}"][1][at] = divmod(uuid.UUID(field.file_id).int, 2**64)
     return xr.Dataset(variables, coordinates, dict(attributes))
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 
 from thalweg import http, raw
 from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.raw import RawFile
 from thalweg.settings import Settings
-from thalweg.sources._common import Progress
+from thalweg.sources._common import Progress, workers
 
 __all__ = ["Part", "RemoteGrib", "fetch_messages"]
 
@@ -82,7 +82,7 @@ def fetch_messages(
         )  # fmt: skip
 
     files, nothing = {}, NotFound(f"{source} was asked for no file")
-    with http.Client() as client, ThreadPoolExecutor(4) as pool:
+    with http.Client() as client, workers(4) as pool:
         futures = {pool.submit(land, client, item): i for i, item in enumerate(wanted)}
         for done, future in enumerate(as_completed(futures), start=1):
             try:

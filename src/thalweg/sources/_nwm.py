@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from thalweg.errors import InvalidInput
 from thalweg.raw import RawFile
-from thalweg.sources._common import VARIABLE
+from thalweg.sources._common import SIX_HOURLY, VARIABLE
 from thalweg.sources._series import series, utc
 
 __all__ = [
@@ -53,7 +53,6 @@ def _forecast(
     return Configuration(name, title, file, tuple(cycles), tuple(steps), said)
 
 
-SIX_HOURLY = (0, 6, 12, 18)
 # By folder of the bucket. Steps are those of all versions together: NWM 2.0 gave the medium range
 # every 3 hours; what is not there is not fetched.
 CONFIGURATIONS = {

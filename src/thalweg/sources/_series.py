@@ -9,37 +9,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from thalweg.sources._common import TIME
+from thalweg.sources._common import CONFIGURATIONS, SECONDARY
 
-__all__ = ["SERIES", "series", "tables", "utc"]
-
-SERIES = pa.schema(
-    {
-        "reference_time": TIME,
-        "value_time": TIME,
-        "value": pa.float64(),
-        "unit_name": pa.string(),
-        "location_id": pa.string(),
-        "configuration_name": pa.string(),
-        "variable_name": pa.string(),
-        "member": pa.string(),
-        "raw_file_id": pa.string(),
-    }
-)
-CONFIGURATIONS = pa.schema({name: pa.string() for name in ("name", "type", "description")})
+__all__ = ["series", "tables", "utc"]
 
 
 def series(constant: Mapping[str, Any], **columns: Any) -> pa.Table:
     """Rows of these columns, equally long (times: datetime64, UTC), and what all rows share."""
     length = len(next(iter(columns.values())))
     arrays = {
-        name: pa.repeat(pa.scalar(value, SERIES.field(name).type), length)
+        name: pa.repeat(pa.scalar(value, SECONDARY.field(name).type), length)
         for name, value in constant.items()
     }
     arrays |= {
-        name: pa.array(values).cast(SERIES.field(name).type) for name, values in columns.items()
+        name: pa.array(values).cast(SECONDARY.field(name).type) for name, values in columns.items()
     }
-    return pa.table(arrays, schema=SERIES)
+    return pa.table(arrays, schema=SECONDARY)
 
 
 def tables(
@@ -57,7 +42,7 @@ def tables(
         Values that the files mark as missing, which are left out; it stands in the metadata of the
         rows, `rows.schema.metadata[b"missing"]`.
     """
-    rows = pa.concat_tables([SERIES.empty_table(), *parts])
+    rows = pa.concat_tables([SECONDARY.empty_table(), *parts])
     names = [
         {"name": name, "type": "secondary", "description": description}
         for name, description in configurations.items()

@@ -7,7 +7,6 @@ for `understood` to tell.
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,12 +16,14 @@ import pandas as pd
 import pyarrow as pa
 
 from thalweg import raw
+from thalweg.errors import InvalidInput
 from thalweg.raw import RawFile
-from thalweg.sources._common import netcdf, parsed_json, point, text
+from thalweg.sources._common import UNITS, netcdf, parsed_json, point, text
 
 __all__ = [
     "ATTRIBUTES",
     "READINGS",
+    "TABLES",
     "Content",
     "attribute_tables",
     "read_features",
@@ -65,6 +66,16 @@ ATTRIBUTES = (
     Attribute("state", "FIPS code of the state", "state_cd", "state_code"),
     Attribute("time_zone", "abbreviation, of standard time", "tz_cd", "time_zone_abbreviation"),
 )
+
+
+#: Columns of the tables that tell of sites.
+TABLES = {
+    "units": UNITS,
+    "attributes": pa.schema(dict.fromkeys(("name", "type", "description"), pa.string())),
+    "location_attributes": pa.schema(
+        dict.fromkeys(("location_id", "attribute_name", "value", "unit_name"), pa.string())
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -155,19 +166,12 @@ def attribute_tables(attributes: list[dict[str, Any]]) -> dict[str, pa.Table]:
         }
         for a in ATTRIBUTES
     ]
-    return {
-        "units": pa.Table.from_pylist([{"name": "mi^2", "long_name": "square miles"}]),
-        "attributes": pa.Table.from_pylist(kinds),
-        "location_attributes": pa.Table.from_pylist(
-            attributes,
-            pa.schema(
-                {
-                    name: pa.string()
-                    for name in ("location_id", "attribute_name", "value", "unit_name")
-                }
-            ),
-        ),
+    rows = {
+        "units": [{"name": "mi^2", "long_name": "square miles"}],
+        "attributes": kinds,
+        "location_attributes": attributes,
     }
+    return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in TABLES.items()}
 
 
 def _main_sensor(series: dict[str, Any]) -> list[dict[str, Any]]:
@@ -176,13 +180,15 @@ def _main_sensor(series: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _observations(properties: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows of `continuous` and `daily`; of several series of a parameter, that with most values."""
-    series = Counter((_series(p), p["time_series_id"]) for p in properties)
-    # The first of the longest; by id, since the service promises no order.
-    main = {key: id for (key, id), _ in sorted(series.items(), key=lambda s: (s[1], s[0][1]))}
-    kept = [p for p in properties if main[_series(p)] == p["time_series_id"]]
-    # Of two versions of a value the newer one comes last, and counts.
-    kept.sort(key=lambda p: p.get("last_modified") or "")
+    """Rows of `continuous` and `daily`, where `fetch` asks for one series of a site's parameter."""
+    series = {_series(p): p["time_series_id"] for p in properties}
+    for p in properties:
+        if series[_series(p)] != p["time_series_id"]:
+            raise InvalidInput(
+                f"two series of parameter {p['parameter_code']} at {p['monitoring_location_id']}, "
+                f"{series[_series(p)]} and {p['time_series_id']}, and nothing says which counts: "
+                f"fetch it again, by `thalweg.sources.usgs.fetch`"
+            )
     rows = [
         (
             *_series(p),
@@ -191,7 +197,8 @@ def _observations(properties: list[dict[str, Any]]) -> pd.DataFrame:
             p["unit_of_measure"],
             ",".join([p["approval_status"], *_qualifiers(p["qualifier"])]),
         )
-        for p in kept
+        # Of two versions of a value the newer one comes last, and counts.
+        for p in sorted(properties, key=lambda p: p.get("last_modified") or "")
     ]
     return pd.DataFrame(rows, columns=READINGS)
 

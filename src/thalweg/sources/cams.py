@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import xarray as xr
+from collections.abc import Sequence
 
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources import _grib
+from thalweg.sources import Contract, _grib
 from thalweg.sources._climate_store import area_of, retrieve
 from thalweg.sources._common import Moment, Progress, hours, period
 
-__all__ = ["LICENCE", "TITLE", "fetch", "read"]
+__all__ = ["CONTRACT", "LICENCE", "TITLE", "fetch", "read"]
 
 TITLE = "CAMS global forecasts of atmospheric composition"
 LICENCE = "CC-BY-4.0 (contains modified Copernicus Atmosphere Monitoring Service information)"
@@ -27,6 +24,11 @@ ATTRIBUTES = {
 COLLECTION = "cams-global-atmospheric-composition-forecasts"
 VARIABLES = ("particulate_matter_2.5um", "particulate_matter_10um")
 CYCLES = (0, 12)
+CONTRACT = Contract(
+    fields={"pm2p5": "kg m-3", "pm10": "kg m-3"},
+    configurations={ATTRIBUTES["configuration_name"]: dt.timedelta(hours=36)},
+)
+read = _grib.reader(CONTRACT, ATTRIBUTES)
 
 
 def fetch(
@@ -53,12 +55,12 @@ def fetch(
     Raises
     ------
     InvalidInput
-        An empty period.
+        A period in which none is issued.
     Unavailable
         cdsapi is not installed or has no key, or the store refuses.
     """
     settings = settings or load()
-    issues = [hour for hour in hours(*period(start, end)) if hour.hour in CYCLES]
+    issues = hours(*period(start, end), CYCLES, "CAMS")
     files = []
     for done, issue in enumerate(issues, start=1):
         request = {
@@ -79,26 +81,3 @@ def fetch(
         if progress:
             progress(done, len(issues))
     return files
-
-
-def read(
-    files: Iterable[RawFile],
-    *,
-    area: _grib.Area | None = None,
-    select: Mapping[str, Any] | None = None,
-) -> dict[str, xr.Dataset]:
-    """Fields by type of level, for `thalweg.gridded.write`.
-
-    Parameters
-    ----------
-    area
-        West, south, east, north in degrees, to keep a part of the grid.
-    select
-        Only messages with these values of ecCodes keys, as in `{"shortName": "2t"}`.
-
-    Raises
-    ------
-    InvalidInput
-        A file is damaged or no GRIB.
-    """
-    return _grib.read(files, area=area, select=select, attributes=ATTRIBUTES)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import xarray as xr
+from collections.abc import Sequence
 
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources import _grib
+from thalweg.sources import Contract, _grib
 from thalweg.sources._climate_store import area_of, retrieve
 from thalweg.sources._common import Moment, Progress, hours, period
 
-__all__ = ["LICENCE", "TITLE", "fetch", "read"]
+__all__ = ["CONTRACT", "LICENCE", "TITLE", "fetch", "read"]
 
 TITLE = "ERA5 hourly reanalysis on single levels"
 LICENCE = "Copernicus licence (contains modified Copernicus Climate Change Service information)"
@@ -26,6 +23,11 @@ ATTRIBUTES = {
 }
 COLLECTION = "reanalysis-era5-single-levels"
 VARIABLES = ("2m_temperature", "2m_dewpoint_temperature", "total_precipitation")
+CONTRACT = Contract(
+    fields={"t2m": "K", "d2m": "K", "tp": "m", "u10": "m s-1", "v10": "m s-1", "t": "K"},
+    configurations={ATTRIBUTES["configuration_name"]: dt.timedelta(days=8)},
+)
+read = _grib.reader(CONTRACT, ATTRIBUTES)
 
 
 def fetch(
@@ -51,13 +53,13 @@ def fetch(
     Raises
     ------
     InvalidInput
-        An empty period.
+        A period without a full hour.
     Unavailable
         cdsapi is not installed or has no key, or the store refuses.
     """
     settings = settings or load()
     months: dict[str, list[dt.datetime]] = {}
-    for hour in hours(*period(start, end)):
+    for hour in hours(*period(start, end), what="ERA5"):
         months.setdefault(f"{hour:%Y-%m}", []).append(hour)
     files = []
     for done, (month, times) in enumerate(months.items(), start=1):
@@ -81,26 +83,3 @@ def fetch(
         if progress:
             progress(done, len(months))
     return files
-
-
-def read(
-    files: Iterable[RawFile],
-    *,
-    area: _grib.Area | None = None,
-    select: Mapping[str, Any] | None = None,
-) -> dict[str, xr.Dataset]:
-    """Fields by type of level, for `thalweg.gridded.write`.
-
-    Parameters
-    ----------
-    area
-        West, south, east, north in degrees, to keep a part of the grid.
-    select
-        Only messages with these values of ecCodes keys, as in `{"shortName": "2t"}`.
-
-    Raises
-    ------
-    InvalidInput
-        A file is damaged or no GRIB.
-    """
-    return _grib.read(files, area=area, select=select, attributes=ATTRIBUTES)

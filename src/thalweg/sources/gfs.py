@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import xarray as xr
 
 from thalweg.errors import InvalidInput, nearest
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources import _grib
-from thalweg.sources._common import Moment, Progress, hours, period
+from thalweg.sources import Contract, _grib
+from thalweg.sources._common import SIX_HOURLY, Moment, Progress, hours, period
 from thalweg.sources._messages import Part, RemoteGrib, fetch_messages
 
-__all__ = ["FIELDS", "LICENCE", "MODELS", "TITLE", "fetch", "read"]
+__all__ = ["CONTRACT", "FIELDS", "LICENCE", "MODELS", "TITLE", "fetch", "read"]
 
 TITLE = "NOAA GFS and NAM, forecasts"
 LICENCE = "public domain (NOAA)"
-CYCLES = (0, 6, 12, 18)
 #: Temperature, dew point, precipitation: NOAA's names of variable and level.
 FIELDS = ("TMP:2 m above ground", "DPT:2 m above ground", "APCP:surface")
 LINE = re.compile(r"[\d.]+:(?P<offset>\d+):d=\d+:(?P<field>[^:]+:[^:]+):")
@@ -54,6 +50,10 @@ MODELS = {
         steps=tuple(range(0, 85, 3)),
     ),
 }
+CONTRACT = Contract(
+    fields={"t2m": "K", "d2m": "K", "tp": "kg m-2", "u10": "m s-1", "v10": "m s-1", "t": "K"},
+    configurations={f"{model}_forecast": dt.timedelta(hours=24) for model in MODELS},
+)
 
 
 def fetch(
@@ -82,7 +82,7 @@ def fetch(
     Raises
     ------
     InvalidInput
-        An unknown model, an empty period, or a step that there is not.
+        An unknown model, a period in which none is issued, or a step that there is not.
     NotFound, Unavailable
         None of the files is there, or the server does not answer.
     """
@@ -95,8 +95,7 @@ def fetch(
     base = getattr(settings, chosen.setting)
     wanted = [
         RemoteGrib(url, f"{url}.idx", issue + dt.timedelta(hours=step))
-        for issue in hours(*period(start, end))
-        if issue.hour in CYCLES
+        for issue in hours(*period(start, end), SIX_HOURLY, model)
         for step in (steps or chosen.steps)
         for url in [f"{base}/{chosen.file.format(issue=issue, step=step)}"]
     ]
@@ -107,38 +106,21 @@ def fetch(
     return fetch_messages("gfs", model, wanted, choose, settings, progress)
 
 
-def read(
-    files: Iterable[RawFile],
-    *,
-    area: _grib.Area | None = None,
-    select: Mapping[str, Any] | None = None,
-) -> dict[str, xr.Dataset]:
-    """Fields by type of level, for `thalweg.gridded.write`; the files are of one model.
-
-    Parameters
-    ----------
-    area
-        West, south, east, north in degrees, to keep a part of the grid.
-    select
-        Only messages with these values of ecCodes keys, as in `{"shortName": "2t"}`.
-
-    Raises
-    ------
-    InvalidInput
-        Files of two models; a file is damaged or no GRIB.
-    """
-    files = list(files)
+def _about(files: Sequence[RawFile]) -> dict[str, str]:
+    """Attributes of the datasets of these files, which are of one model."""
     models = {file.dataset for file in files}
     if len(models) > 1:
         raise InvalidInput(f"files of {' and '.join(sorted(models))}: each has a grid of its own")
     model = next(iter(models), "gfs")
-    attributes = {
+    return {
         "title": MODELS[model].title if model in MODELS else TITLE,
         "institution": "NOAA National Centers for Environmental Prediction",
         "license": LICENCE,
         "configuration_name": f"{model}_forecast",
     }
-    return _grib.read(files, area=area, select=select, attributes=attributes)
+
+
+read = _grib.reader(CONTRACT, _about)
 
 
 def _chosen(index: str, fields: set[str]) -> list[Part]:

@@ -20,15 +20,15 @@ import numpy as np
 import pyarrow as pa
 from defusedxml.ElementTree import iterparse  # type: ignore[import-untyped]
 
-from thalweg import raw, storage
-from thalweg.errors import InvalidInput, NotFound, nearest
-from thalweg.http import Client
+from thalweg import raw
+from thalweg.errors import InvalidInput, nearest
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources._common import VARIABLE, Progress
+from thalweg.sources import Contract
+from thalweg.sources._common import CONFIGURATIONS, SECONDARY, VARIABLE, Progress, fetch_files
 from thalweg.sources._series import series, tables, utc
 
-__all__ = ["LICENCE", "TITLE", "UNITS", "VARIABLES", "fetch", "read"]
+__all__ = ["CONTRACT", "LICENCE", "TITLE", "UNITS", "VARIABLES", "fetch", "read"]
 
 TITLE = "Ensemble forecasts of HEFS and others, as PI-XML of Delft-FEWS"
 LICENCE = "public domain (NOAA) for HEFS; for other files, that of who made them"
@@ -42,6 +42,12 @@ VARIABLES = {
 }
 #: Unit of the warehouse by `units` in small letters; others are taken as they are written.
 UNITS = {"cfs": "ft^3/s", "ft3/s": "ft^3/s", "cms": "m^3/s", "m3/s": "m^3/s", "ft": "ft", "m": "m"}
+CONTRACT = Contract(
+    tables={"configurations": CONFIGURATIONS, "secondary_timeseries": SECONDARY},
+    # Names and units of other variables are those of who exports them.
+    units={"streamflow_*": ("ft^3/s", "m^3/s"), "stage_*": ("ft", "m"), "*": ("*",)},
+    configurations={"*": None},
+)
 # Flags from here on: unreliable (6 to 8), missing (9), deleted (10).
 UNRELIABLE = 6
 STATISTICS = {"inst": "instantaneous", "mean": "mean"}
@@ -68,22 +74,7 @@ def fetch(
     NotFound, Unavailable
         There is nothing at a URI, or nobody answers.
     """
-    settings = settings or load()
-    if isinstance(uris, str):
-        raise InvalidInput(f"uris: expected a list of URIs, got {uris!r}")
-    found = [uri for given in uris for uri in _expand(given)]
-    files = []
-    with Client() as client:
-        for done, uri in enumerate(found, start=1):
-            content, headers = _get(uri, client)
-            file = raw.land(
-                "hefs", dataset, content,
-                extension="xml", url=uri, headers=headers, settings=settings,
-            )  # fmt: skip
-            files.append(file)
-            if progress:
-                progress(done, len(found))
-    return files
+    return fetch_files("hefs", dataset, uris, lambda _: "xml", settings or load(), progress)
 
 
 def read(
@@ -134,24 +125,6 @@ def read(
                 missing += dropped
                 used[made_by] = description
     return tables(parts, used, missing)
-
-
-def _expand(uri: str) -> list[str]:
-    if uri.startswith(("http://", "https://")) or not any(mark in uri for mark in "*?["):
-        return [uri]
-    with storage.translated(uri):
-        store = storage.filesystem(uri)
-        names = [store.unstrip_protocol(path) for path in sorted(store.glob(uri))]
-    if not names:
-        raise NotFound(f"no file is like {uri}")
-    return names
-
-
-def _get(uri: str, client: Client) -> tuple[bytes, Mapping[str, str]]:
-    if uri.startswith(("http://", "https://")):
-        answer = client.get(uri)
-        return answer.content, answer.headers
-    return storage.read(uri), {}
 
 
 def _children(content: bytes, file: RawFile) -> Iterator[Element]:

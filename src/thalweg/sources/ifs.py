@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import xarray as xr
+from collections.abc import Sequence
 
 from thalweg.errors import InvalidInput
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources import _grib
-from thalweg.sources._common import Moment, Progress, hours, period
+from thalweg.sources import Contract, _grib
+from thalweg.sources._common import SIX_HOURLY, Moment, Progress, hours, period
 from thalweg.sources._messages import Part, RemoteGrib, fetch_messages
 
-__all__ = ["LICENCE", "TITLE", "fetch", "read"]
+__all__ = ["CONTRACT", "LICENCE", "TITLE", "fetch", "read"]
 
 TITLE = "ECMWF IFS open data, forecasts on 0.25°"
 LICENCE = "CC-BY-4.0 (ECMWF)"
@@ -29,12 +26,24 @@ ATTRIBUTES = {
     "license": LICENCE,
     "configuration_name": "ifs_oper",
 }
-CYCLES = (0, 6, 12, 18)
 #: Steps in hours; forecasts of 6 and 18 h end sooner, and all did in earlier years.
 STEPS = (*range(0, 145, 3), *range(150, 361, 6))
 #: Before, forecasts of 6 and 18 h were a stream of their own; in the mirrors they still are.
 CYCLE_50R1 = dt.datetime(2026, 5, 12, 6, tzinfo=dt.UTC)
 FIELDS = ("2t", "2d", "tp")
+CONTRACT = Contract(
+    fields={
+        "t2m": "K",
+        "d2m": "K",
+        "tp": "m",
+        "u10": "m s-1",
+        "v10": "m s-1",
+        "msl": "Pa",
+        "t": "K",
+    },
+    configurations={ATTRIBUTES["configuration_name"]: dt.timedelta(hours=24)},
+)
+read = _grib.reader(CONTRACT, ATTRIBUTES)
 
 
 def fetch(
@@ -63,7 +72,7 @@ def fetch(
     Raises
     ------
     InvalidInput
-        An empty period, or a step that there is not.
+        A period in which none is issued, or a step that there is not.
     NotFound, Unavailable
         None of the files is there, or the server does not answer.
     """
@@ -72,8 +81,7 @@ def fetch(
         raise InvalidInput(f"the IFS has no step of {min(wrong)} h; steps are {STEPS}")
     wanted = [
         _file(issue, step, settings)
-        for issue in hours(*period(start, end))
-        if issue.hour in CYCLES
+        for issue in hours(*period(start, end), SIX_HOURLY, "the IFS")
         for step in steps
     ]
 
@@ -81,29 +89,6 @@ def fetch(
         return _chosen(index, set(fields), {str(level) for level in levels})
 
     return fetch_messages("ifs", "oper", wanted, choose, settings, progress)
-
-
-def read(
-    files: Iterable[RawFile],
-    *,
-    area: _grib.Area | None = None,
-    select: Mapping[str, Any] | None = None,
-) -> dict[str, xr.Dataset]:
-    """Fields by type of level, for `thalweg.gridded.write`.
-
-    Parameters
-    ----------
-    area
-        West, south, east, north in degrees, to keep a part of the globe.
-    select
-        Only messages with these values of ecCodes keys, as in `{"shortName": "2t"}`.
-
-    Raises
-    ------
-    InvalidInput
-        A file is damaged or no GRIB.
-    """
-    return _grib.read(files, area=area, select=select, attributes=ATTRIBUTES)
 
 
 def _file(issue: dt.datetime, step: int, settings: Settings) -> RemoteGrib:

@@ -22,11 +22,14 @@ from thalweg import raw, storage
 from thalweg.errors import InvalidInput, NotFound, nearest
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources import _nwm
+from thalweg.sources import Contract, _common, _nwm
 from thalweg.sources._common import (
+    SECONDARY,
+    VARIABLE,
     Moment,
     Progress,
     RemoteObject,
+    fetch_files,
     fetch_objects,
     hours,
     netcdf,
@@ -39,6 +42,7 @@ from thalweg.sources._series import tables, utc
 
 __all__ = [
     "CONFIGURATIONS",
+    "CONTRACT",
     "LICENCE",
     "STORES",
     "TITLE",
@@ -46,11 +50,27 @@ __all__ = [
     "fetch",
     "land_route_link",
     "read",
+    "read_route_link",
     "retrospective",
 ]
 
 TITLE = "NOAA National Water Model, streamflow at river reaches"
 LICENCE = "public domain (NOAA)"
+#: How old the newest forecast may be, or analysis, at its own time.
+AGES = {
+    "analysis_assim": dt.timedelta(hours=6),
+    "short_range": dt.timedelta(hours=6),
+    "medium_range": dt.timedelta(hours=24),
+    "long_range": dt.timedelta(hours=36),
+}
+CONTRACT = Contract(
+    tables={"configurations": _common.CONFIGURATIONS, "secondary_timeseries": SECONDARY},
+    units={VARIABLE: ("m^3/s",)},
+    configurations={
+        f"nwm*_{each.name}": AGES.get(each.name)
+        for each in (*CONFIGURATIONS.values(), RETROSPECTIVE)
+    },
+)
 # Retrospective simulations as Zarr, hourly at all reaches, by version.
 STORES = {
     "nwm30": "s3://noaa-nwm-retrospective-3-0-pds/CONUS/zarr/chrtout.zarr",
@@ -79,7 +99,7 @@ def fetch(
     Raises
     ------
     InvalidInput
-        An unknown configuration, or an empty period.
+        An unknown configuration, or a period in which it is not issued.
     NotFound, Unavailable
         The bucket has none of the files, or does not answer.
     """
@@ -88,10 +108,11 @@ def fetch(
     if not chosen:
         hint = nearest(configuration, CONFIGURATIONS)
         raise InvalidInput(f"unknown configuration {configuration!r}{hint}")
-    issued = hours(*period(start, end))
+    span = period(start, end)
     files: list[RawFile] = []
     nothing = None
     for folder, issues in chosen.items():
+        issued = hours(*span, issues.cycles, configuration)
         wanted = _wanted(folder, issues, issued, settings)
         try:
             files += fetch_objects("nwm", folder, wanted, "nc", settings, progress)
@@ -206,11 +227,26 @@ def read(files: Iterable[RawFile], crosswalk: pa.Table) -> dict[str, pa.Table]:
 def land_route_link(uri: str, settings: Settings | None = None) -> RawFile:
     """Land a RouteLink.nc, which says which reach carries which gauge; `uri` is any fsspec URI."""
     settings = settings or load()
+    if not uri.startswith("s3://"):
+        return fetch_files("nwm", "route_link", [uri], lambda _: "nc", settings)[0]
     with storage.translated(uri):
-        public = uri.startswith("s3://")
-        store = storage.public_filesystem(settings) if public else storage.filesystem(uri)
-        content = store.cat_file(uri)
+        content = storage.public_filesystem(settings).cat_file(uri)
     return raw.land("nwm", "route_link", content, extension="nc", url=uri, settings=settings)
+
+
+def read_route_link(files: Iterable[RawFile]) -> dict[str, pa.Table]:
+    """Rows of `locations` and `location_crosswalks` of RouteLink files, as `crosswalk` has them.
+
+    Raises
+    ------
+    InvalidInput
+        A file is damaged, or no RouteLink.
+    """
+    parts: dict[str, list[pa.Table]] = {"locations": [], "location_crosswalks": []}
+    for file in files:
+        for part, rows in zip(parts.values(), crosswalk(raw.read(file)), strict=True):
+            part.append(rows.append_column("raw_file_id", pa.repeat(file.id, rows.num_rows)))
+    return {name: pa.concat_tables(part) for name, part in parts.items()}
 
 
 def crosswalk(route_link: bytes, version: str = "nwm30") -> tuple[pa.Table, pa.Table]:
@@ -253,7 +289,6 @@ def _wanted(
             *[cycle + dt.timedelta(hours=step if issues.forecast else -step)] * 2,
         )
         for cycle in issued
-        if cycle.hour in issues.cycles
         for step in issues.steps
     ]
 

@@ -20,7 +20,10 @@ from thalweg import raw
 from thalweg.errors import InvalidInput
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
+from thalweg.sources import Contract
 from thalweg.sources._common import (
+    CONFIGURATIONS,
+    SECONDARY,
     VARIABLE,
     Moment,
     Progress,
@@ -32,11 +35,16 @@ from thalweg.sources._common import (
 )
 from thalweg.sources._series import series, tables, utc
 
-__all__ = ["LICENCE", "TITLE", "fetch", "read"]
+__all__ = ["CONTRACT", "LICENCE", "TITLE", "fetch", "read"]
 
 TITLE = "Forecasts of NOAA's River Forecast Centers at reservoirs and gauges"
 LICENCE = "public domain (NOAA)"
 NAME = "rfc_forecast"
+CONTRACT = Contract(
+    tables={"configurations": CONFIGURATIONS, "secondary_timeseries": SECONDARY},
+    units={VARIABLE: ("m^3/s",)},
+    configurations={NAME: dt.timedelta(hours=36)},
+)
 AHEAD = dt.timedelta(hours=240)
 
 
@@ -58,7 +66,7 @@ def fetch(
     Raises
     ------
     InvalidInput
-        A name that is none, or an empty period.
+        A name that is none, or a period without a full hour.
     NotFound, Unavailable
         The bucket has none of the files, or does not answer.
     """
@@ -75,7 +83,7 @@ def fetch(
             hour,
             hour + AHEAD,
         )
-        for hour in hours(*period(start, end))
+        for hour in hours(*period(start, end), what="a forecast")
         for station in stations
     ]
     return fetch_objects("rfc", "timeseries", wanted, "ncdf", settings, progress)

@@ -16,18 +16,16 @@ from pyarrow import csv
 from thalweg import raw
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources._common import TIME, Progress, point
+from thalweg.sources import Contract, _common
+from thalweg.sources._common import SECONDARY, SERIES, VARIABLE, Progress, points
+from thalweg.sources.usgs import CONFIGURATION as OBSERVATIONS
 
-__all__ = ["LICENCE", "TITLE", "fetch", "read"]
+__all__ = ["CONTRACT", "LICENCE", "TITLE", "fetch", "read"]
 
 TITLE = "USGS observations and NOAA forecasts of three gauges (embedded sample)"
 LICENCE = "public domain (USGS, NOAA)"
 CONFIGURATIONS = [
-    {
-        "name": "usgs_observations",
-        "type": "primary",
-        "description": "USGS streamflow observations",
-    },
+    OBSERVATIONS,
     {
         "name": "nwm30_medium_range",
         "type": "secondary",
@@ -39,14 +37,19 @@ CONFIGURATIONS = [
         "description": "Hydrologic Ensemble Forecast Service of the California Nevada RFC",
     },
 ]
-TYPES = {
-    "reference_time": TIME,
-    "value_time": TIME,
-    "value": pa.float64(),
-    "member": pa.string(),
-    "longitude": pa.float64(),
-    "latitude": pa.float64(),
-}
+CONTRACT = Contract(
+    tables={
+        "configurations": _common.CONFIGURATIONS,
+        "locations": _common.LOCATIONS,
+        "location_crosswalks": _common.CROSSWALKS,
+        "primary_timeseries": SERIES,
+        "secondary_timeseries": SECONDARY,
+    },
+    units={VARIABLE: ("ft^3/s", "m^3/s")},
+    configurations=dict.fromkeys(each["name"] for each in CONFIGURATIONS),
+)
+PLACE = dict.fromkeys(("longitude", "latitude"), pa.float64())
+TYPES = {field.name: field.type for field in SECONDARY} | PLACE
 
 
 def fetch(settings: Settings | None = None, progress: Progress | None = None) -> list[RawFile]:
@@ -98,9 +101,8 @@ def _rows(file: RawFile) -> pa.Table:
     )
     rows = csv.read_csv(pa.BufferReader(plain), convert_options=options)
     if "longitude" in header:
-        places = zip(rows["longitude"].to_pylist(), rows["latitude"].to_pylist(), strict=True)
-        points = pa.array([point(*place) for place in places], pa.binary())
-        return rows.select(["id", "name"]).append_column("geometry", points)
+        places = points(rows["longitude"], rows["latitude"])
+        return rows.select(["id", "name"]).append_column("geometry", places)
     if "unit_name" in header:
         return rows.append_column("raw_file_id", pa.repeat(file.id, rows.num_rows))
     return rows

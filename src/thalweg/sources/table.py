@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,16 +19,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from thalweg import raw, storage
+from thalweg import raw
 from thalweg.errors import InvalidInput, nearest
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources._common import TIME, Progress, point
+from thalweg.sources import Contract
+from thalweg.sources._common import TIME, Progress, fetch_files, points, understood
 
-__all__ = ["LICENCE", "TITLE", "Layout", "fetch", "read"]
+__all__ = ["CONTRACT", "LICENCE", "TITLE", "Layout", "fetch", "read"]
 
 TITLE = "Tables of one's own: CSV, Parquet, NetCDF"
 LICENCE = "that of each file"
+ADVICE = "mend it, or say by the mapping what is meant"
 Choose = Callable[[Sequence[str]], list[str]]
 SERIES = {"primary_timeseries", "secondary_timeseries"}
 TIMES = {"reference_time", "value_time"}
@@ -56,6 +57,26 @@ COLUMNS = {
     name: {column.rstrip("?"): not column.endswith("?") for column in text.split()}
     for name, text in KINDS.items()
 }
+
+PLACE = {"longitude", "latitude"}
+
+
+def _columns(name: str) -> pa.Schema:
+    """What `read` gives of a table, as far as the file has it."""
+    kinds = dict.fromkeys(TIMES, TIME) | {"geometry": pa.binary()}
+    if name in SERIES:
+        kinds |= {"value": pa.float64()}
+    columns = {c: kinds.get(c, pa.string()) for c in COLUMNS[name] if c not in PLACE}
+    return pa.schema(columns | ({"raw_file_id": pa.string()} if name in SERIES else {}))
+
+
+#: Each file has the units and names of who made it.
+CONTRACT = Contract(
+    tables={name: _columns(name) for name in COLUMNS},
+    units={"*": ("*",)},
+    configurations={"*": None},
+    is_partial=True,
+)
 
 
 @dataclass(frozen=True)
@@ -106,28 +127,16 @@ def fetch(
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> list[RawFile]:
-    """Land files from anywhere: paths, or URIs that fsspec opens.
+    """Land files from anywhere: `https://…`, paths, or any URI of fsspec, also as a pattern.
 
     Raises
     ------
     NotFound, Unavailable
         There is no such file, or its store does not answer.
     InvalidInput
-        An empty file.
+        An empty file, a folder, or a URI of a kind that is not known.
     """
-    settings = settings or load()
-    files = []
-    for done, uri in enumerate(uris, start=1):
-        content = storage.read(uri)
-        if not content:
-            raise InvalidInput(f"{uri} is empty; nothing of it landed")
-        extension = _kind(content)[0]
-        files.append(
-            raw.land("table", dataset, content, extension=extension, url=uri, settings=settings)
-        )
-        if progress:
-            progress(done, len(uris))
-    return files
+    return fetch_files("table", dataset, uris, lambda c: _kind(c)[0], settings or load(), progress)
 
 
 def read(files: Iterable[RawFile], layout: Layout) -> dict[str, pa.Table]:
@@ -141,17 +150,18 @@ def read(files: Iterable[RawFile], layout: Layout) -> dict[str, pa.Table]:
     """
     parts, missing = [], 0
     for file in files:
-        rows, left_out = _rows(file, layout)
+        content = raw.read(file)
+        with understood(file, "the CSV, Parquet or NetCDF-4 it should be", ADVICE):
+            rows, left_out = _rows(content, file, layout)
         parts.append(rows)
         missing += left_out
     if not parts:
         return {}
-    rows = pa.concat_tables(parts, promote_options="permissive")
+    rows = pa.concat_tables(parts)
     return {layout.table: rows.replace_schema_metadata({"missing": str(missing)})}
 
 
-def _rows(file: RawFile, layout: Layout) -> tuple[pa.Table, int]:
-    content = raw.read(file)
+def _rows(content: bytes, file: RawFile, layout: Layout) -> tuple[pa.Table, int]:
     known = COLUMNS[layout.table]
 
     def choose(names: Sequence[str]) -> list[str]:
@@ -159,14 +169,16 @@ def _rows(file: RawFile, layout: Layout) -> tuple[pa.Table, int]:
             if name not in names:
                 raise ValueError(f"no field {name!r} for {column}{nearest(name, _few(names))}")
         wanted = {layout.fields.get(column, column) for column in known}
-        if chosen := [name for name in names if name in wanted]:
-            return chosen
-        raise ValueError(f"none of its fields is asked for: {', '.join(_few(names))}")
+        chosen = [name for name in names if name in wanted]
+        if not chosen:
+            raise ValueError(f"none of its fields is asked for: {', '.join(_few(names))}")
+        if twice := sorted({name for name in chosen if chosen.count(name) > 1}):
+            raise ValueError(f"several fields are called {', '.join(twice)}")
+        return chosen
 
-    with _told(file):
-        extension, opened = _kind(content)
-        found = opened(content, choose)
-        found.validate(full=True)
+    extension, opened = _kind(content)
+    found = opened(content, choose)
+    found.validate(full=True)
     zone = layout.timezone or ("UTC" if extension == "nc" else "")
     columns = {}
     for column in known:
@@ -178,22 +190,23 @@ def _rows(file: RawFile, layout: Layout) -> tuple[pa.Table, int]:
             )
         elif name in found.column_names:
             columns[column] = _typed(column, found[name], layout, zone, file)
-    if lacking := [c for c, is_needed in known.items() if is_needed and c not in columns]:
+    lacking = [c for c, is_needed in known.items() if is_needed and c not in columns]
+    if len(half := PLACE & columns.keys()) == 1:
+        lacking += PLACE - half
+    if lacking:
         raise InvalidInput(
             f"{file.url} has no field for {', '.join(lacking)}: map one, or set a text for all rows"
         )
-    if layout.table == "locations" and {"longitude", "latitude"} <= columns.keys():
-        places = zip(
-            columns.pop("longitude").to_pylist(), columns.pop("latitude").to_pylist(), strict=True
-        )
-        columns["geometry"] = pa.array([point(*place) for place in places], pa.binary())
+    if columns.keys() >= PLACE:
+        columns["geometry"] = points(columns.pop("longitude"), columns.pop("latitude"))
+    if layout.table in SERIES:
+        columns["raw_file_id"] = pa.repeat(pa.scalar(file.id), found.num_rows)
     rows = pa.table(columns)
     if layout.table not in SERIES:
         return rows, 0
-    rows = rows.append_column("raw_file_id", pa.array([file.id] * rows.num_rows, pa.string()))
     none = pc.is_in(rows["value"], pa.array([float("nan"), *layout.missing], pa.float64()))
     present = pc.and_(pc.is_valid(rows["value"]), pc.invert(none))
-    return rows.filter(present), rows.num_rows - pc.sum(present).as_py()
+    return rows.filter(present), rows.num_rows - pc.sum(present, min_count=0).as_py()
 
 
 def _typed(column: str, values: Any, layout: Layout, zone: str, file: RawFile) -> Any:
@@ -203,7 +216,7 @@ def _typed(column: str, values: Any, layout: Layout, zone: str, file: RawFile) -
     try:
         if column in TIMES:
             return _times(values, zone)
-        if column in ("longitude", "latitude") or (column == "value" and layout.table in SERIES):
+        if column in PLACE or (column == "value" and layout.table in SERIES):
             return values.cast(pa.float64())
         if column == "geometry":
             return values.cast(pa.binary())
@@ -305,15 +318,3 @@ def _plain(values: Any) -> pa.Array:
 def _few(names: Sequence[str]) -> list[str]:
     """As much as one line bears of what may be names, or a file of another kind."""
     return [name[:40] for name in names[:20]]
-
-
-@contextmanager
-def _told(file: RawFile) -> Any:
-    """Whatever a reader finds wrong with a file is one line of ours."""
-    try:
-        yield
-    except Exception as error:  # of damaged bytes, libraries raise what they like
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InvalidInput(
-            f"{file.url} cannot be read as CSV, Parquet or NetCDF-4: {said}"
-        ) from error

@@ -14,9 +14,9 @@ import datetime as dt
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 from urllib.parse import urljoin
 
@@ -28,9 +28,11 @@ from thalweg import http, raw
 from thalweg.errors import InvalidInput, NotFound, Unavailable, nearest
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
-from thalweg.sources import _usgs
+from thalweg.sources import Contract, _usgs, _waterdata
 from thalweg.sources._common import (
-    SERIES,
+    CONFIGURATIONS,
+    LOCATIONS,
+    PRIMARY,
     Moment,
     Progress,
     RemoteObject,
@@ -39,8 +41,9 @@ from thalweg.sources._common import (
     period,
     understood,
 )
+from thalweg.sources._usgs import DISCHARGE
 
-__all__ = ["LICENCE", "TITLE", "fetch", "fetch_sites", "read"]
+__all__ = ["CONTRACT", "LICENCE", "TITLE", "fetch", "fetch_sites", "read"]
 
 TITLE = "USGS discharge and stage, instantaneous or daily, and what is known of the sites"
 LICENCE = "public domain (U.S. Geological Survey)"
@@ -49,7 +52,7 @@ CONFIGURATION = {
     "type": "primary",
     "description": "USGS streamflow observations",
 }
-DISCHARGE, STAGE = "00060", "00065"
+STAGE = "00065"
 MEAN = "00003"  # statistic code: mean of the day
 #: Variable by parameter code, and whether the values are those of days.
 VARIABLES = {
@@ -59,8 +62,22 @@ VARIABLES = {
 }
 #: What NWIS calls a unit that the Water Data API calls by its UDUNITS name.
 UNITS = {"ft3/s": "ft^3/s"}
+CONTRACT = Contract(
+    tables={
+        "configurations": CONFIGURATIONS,
+        "locations": LOCATIONS,
+        "primary_timeseries": PRIMARY,
+        **_usgs.TABLES,
+    },
+    units={
+        "streamflow_hourly_inst": ("ft^3/s", "m^3/s"),  # the latter in TimeSlices
+        "streamflow_daily_mean": ("ft^3/s",),
+        "stage_hourly_inst": ("ft",),
+    },
+    configurations={CONFIGURATION["name"]: dt.timedelta(days=2)},
+)
 MISSING = -999999.0
-SITES_PER_REQUEST = 50
+PER_REQUEST = 50  # sites or series
 #: The longest period of one request. The Water Data API gives 50,000 values a page and three years
 #: at most; without a key it answers 50 requests an hour.
 DAYS_PER_REQUEST = {
@@ -143,26 +160,32 @@ def fetch(
     InvalidInput
         A site number that is none, an unknown parameter or service, or an empty period.
     NotFound
-        The provider has nothing for these sites or this period.
+        The provider knows none of these sites, or no series or TimeSlice of what is asked for. A
+        series without values in the period is an answer without rows.
     Unavailable
         The provider does not answer, also after waiting.
     """
     settings = settings or load()
     first, last = period(start, end)
     if timeslices:
-        wanted = [_timeslice(hour, settings) for hour in hours(first, last)]
+        wanted = [_timeslice(hour, settings) for hour in hours(first, last, what="a TimeSlice")]
         return fetch_objects("usgs", "timeslices", wanted, "ncdf", settings, progress)
     for parameter in parameters:
         if (parameter, daily) not in VARIABLES:
             known = [code for code, of_days in VARIABLES if of_days == daily]
             raise InvalidInput(f"unknown parameter {parameter!r}{nearest(parameter, known)}")
-    dataset = VALUES[_known(service), daily]
-    windows = _windows(first, last, DAYS_PER_REQUEST[dataset])
-    requests = [
-        _values(dataset, batch, parameters, window, settings)
-        for batch, window in product(_batches(sites), windows)
-    ]
-    return _land_all(requests, settings, progress)
+    dataset, batches = VALUES[_known(service), daily], _batches(sites)
+    with _client(settings) as client:
+        if dataset in PAGED:
+            asked = _series(client, dataset, batches, parameters, (first, last), settings)
+        else:
+            asked = [(batch, (first, last)) for batch in batches]
+        requests = [
+            _values(dataset, batch, parameters, window, settings)
+            for batch, span in asked
+            for window in _windows(*span, DAYS_PER_REQUEST[dataset])
+        ]
+        return _land_all(client, requests, settings, progress)
 
 
 def fetch_sites(
@@ -181,7 +204,8 @@ def fetch_sites(
     """
     settings = settings or load()
     requests = [_about(_known(service), batch, settings) for batch in _batches(sites)]
-    return _land_all(requests, settings, progress)
+    with _client(settings) as client:
+        return _land_all(client, requests, settings, progress)
 
 
 def read(files: Iterable[RawFile]) -> dict[str, pa.Table]:
@@ -195,7 +219,7 @@ def read(files: Iterable[RawFile]) -> dict[str, pa.Table]:
     InvalidInput
         A file is damaged, or is not what the provider promises.
     """
-    series = [SERIES.empty_table()]
+    series = [PRIMARY.empty_table()]
     places: dict[str, dict[str, Any]] = {}
     attributes: list[dict[str, Any]] = []
     missing = 0
@@ -211,7 +235,7 @@ def read(files: Iterable[RawFile]) -> dict[str, pa.Table]:
         "configurations": pa.Table.from_pylist([CONFIGURATION]),
         "locations": pa.Table.from_pylist(
             [{"id": key, **place} for key, place in places.items()],
-            pa.schema({"id": pa.string(), "name": pa.string(), "geometry": pa.binary()}),
+            LOCATIONS,
         ),
         "primary_timeseries": pa.concat_tables(series).replace_schema_metadata(
             {"missing": str(missing)}
@@ -220,13 +244,43 @@ def read(files: Iterable[RawFile]) -> dict[str, pa.Table]:
     return tables | (_usgs.attribute_tables(attributes) if attributes else {})
 
 
+def _series(
+    client: http.Client,
+    dataset: str,
+    batches: Iterable[Sequence[str]],
+    parameters: Sequence[str],
+    period: _waterdata.Span,
+    settings: Settings,
+) -> list[tuple[Sequence[str], _waterdata.Span]]:
+    """Ids of series of the Water Data API, as many as go into a request, and when they count."""
+    daily = dataset in OF_DAYS
+    asked: dict[_waterdata.Span, list[str]] = {}
+    for sites in batches:
+        query = {
+            "f": "json",
+            "limit": PAGE,
+            "skipGeometry": "true",
+            "monitoring_location_id": ",".join(f"USGS-{site}" for site in sites),
+            "parameter_code": ",".join(parameters),
+            "computation_period_identifier": "Daily" if daily else "Points",
+        } | ({"statistic_id": MEAN} if daily else {})
+        url = f"{settings.usgs_api_url}/collections/time-series-metadata/items"
+        answer = client.get(url, query, kind="json")
+        with _page(answer) as page:
+            known = [feature["properties"] for feature in page["features"]]
+            for span, ids in _waterdata.chosen(known, *period, daily=daily).items():
+                asked.setdefault(span, []).extend(ids)
+    return [(batch, span) for span, ids in asked.items() for batch in _parts(ids)]
+
+
 def _values(
     dataset: str,
-    sites: Sequence[str],
+    of: Sequence[str],
     parameters: Sequence[str],
     window: tuple[dt.datetime, dt.datetime],
     settings: Settings,
 ) -> _Request:
+    """For the values of these sites, or of these series of the Water Data API."""
     daily = dataset in OF_DAYS
     if dataset in PAGED:
         first, last = _days(*window) if daily else (f"{t:%Y-%m-%dT%H:%M:%SZ}" for t in window)
@@ -235,16 +289,15 @@ def _values(
             "f": "json",
             "limit": PAGE,
             "skipGeometry": "true",
-            "monitoring_location_id": ",".join(f"USGS-{site}" for site in sites),
-            "parameter_code": ",".join(parameters),
+            "time_series_id": ",".join(of),
             "time": f"{first}/{last}",
-        } | ({"statistic_id": MEAN} if daily else {})
+        }
     else:
         first, last = _days(*window) if daily else (f"{t:%Y-%m-%dT%H:%MZ}" for t in window)
         url = f"{settings.usgs_url}/{'dv' if daily else 'iv'}/"
         query = {
             "format": "json",
-            "sites": ",".join(sites),
+            "sites": ",".join(of),
             "parameterCd": ",".join(parameters),
             "startDT": first,
             "endDT": last,
@@ -265,23 +318,29 @@ def _about(service: str, sites: Sequence[str], settings: Settings) -> _Request:
     return _Request("monitoring-locations", url, query)
 
 
-def _land_all(
-    requests: Sequence[_Request], settings: Settings, progress: Progress | None
-) -> list[RawFile]:
-    files: list[RawFile] = []
-    nothing = NotFound("USGS was asked for nothing")
+def _client(settings: Settings) -> http.Client:
     key = os.environ.get(KEY)
     keys = {settings.usgs_api_url: {"X-Api-Key": key}} if key else {}
-    with http.Client(
+    return http.Client(
         first_wait=FIRST_WAIT, per_second=REQUESTS_PER_SECOND, timeout=120, keys=keys
-    ) as client:
-        for done, request in enumerate(requests, start=1):
-            try:
-                files += _land(client, request, settings)
-            except NotFound as error:  # other batches and windows may have values
-                nothing = NotFound(f"USGS has nothing of these sites in this period: {error}")
-            if progress:
-                progress(done, len(requests))
+    )
+
+
+def _land_all(
+    client: http.Client,
+    requests: Sequence[_Request],
+    settings: Settings,
+    progress: Progress | None,
+) -> list[RawFile]:
+    files: list[RawFile] = []
+    nothing = NotFound("USGS has no series of these parameters at these sites in this period")
+    for done, request in enumerate(requests, start=1):
+        try:
+            files += _land(client, request, settings)
+        except NotFound as error:  # other batches and windows may have values
+            nothing = NotFound(f"USGS has nothing of these sites in this period: {error}")
+        if progress:
+            progress(done, len(requests))
     if not files:
         raise nothing
     return files
@@ -310,10 +369,16 @@ def _land(client: http.Client, request: _Request, settings: Settings) -> list[Ra
 
 
 def _next_page(answer: http.Answer) -> str | None:
-    try:
-        page = json.loads(answer.content)
+    with _page(answer) as page:
         links = [link["href"] for link in page.get("links", []) if link["rel"] == "next"]
         return urljoin(answer.url, links[0]) if page["features"] and links else None
+
+
+@contextmanager
+def _page(answer: http.Answer) -> Iterator[Any]:
+    """A page of features; what it lacks is said in one line."""
+    try:
+        yield json.loads(answer.content)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise Unavailable(
             f"{answer.url} gave no page of features ({type(error).__name__}: {error}); what came "
@@ -347,7 +412,7 @@ def _rows(readings: pd.DataFrame, file: RawFile) -> tuple[pa.Table, int]:
     key = ["location_id", "variable_name", "value_time"]
     rows = rows.drop_duplicates(key, keep="last").sort_values(key)
     present = np.isfinite(rows["value"]) & (rows["value"] != MISSING)
-    series = pa.Table.from_pandas(rows.loc[present, SERIES.names], SERIES, preserve_index=False)
+    series = pa.Table.from_pandas(rows.loc[present, PRIMARY.names], PRIMARY, preserve_index=False)
     return series.replace_schema_metadata(None), int((~present).sum())
 
 
@@ -362,7 +427,11 @@ def _timeslice(hour: dt.datetime, settings: Settings) -> RemoteObject:
 
 def _batches(sites: Sequence[str]) -> list[Sequence[str]]:
     _check_sites(sites)
-    return [sites[i : i + SITES_PER_REQUEST] for i in range(0, len(sites), SITES_PER_REQUEST)]
+    return _parts(sites)
+
+
+def _parts(all: Sequence[str]) -> list[Sequence[str]]:
+    return [all[i : i + PER_REQUEST] for i in range(0, len(all), PER_REQUEST)]
 
 
 def _windows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -23,9 +24,14 @@ from requests.exceptions import RequestException
 from thalweg import record
 from thalweg.errors import InvalidInput, NotFound, Unavailable, nearest
 from thalweg.settings import Settings, load
-from thalweg.warehouse.schema import NAMESPACE, TABLES, TableDefinition
+from thalweg.warehouse.schema import NAMESPACE, TABLES, TEXT, TableDefinition
 
-__all__ = ["catalog", "definition", "names", "read", "table"]
+__all__ = ["catalog", "definition", "names", "read", "table", "texts_of"]
+
+# It tells for each file that texts are read as what we ask for.
+logging.getLogger("pyiceberg.io.pyarrow").addFilter(
+    lambda said: not said.getMessage().startswith("Iceberg does not have a dictionary type")
+)
 
 
 def names() -> list[str]:
@@ -81,6 +87,7 @@ def read(
     settings: Settings | None = None,
     *,
     at: dt.datetime | None = None,
+    encoded: bool = False,
 ) -> pa.Table:
     """Rows of a table.
 
@@ -96,6 +103,8 @@ def read(
         The state of the table to read; the newest by default.
     at
         Read the table as it was at this time, as far as upkeep has kept that state.
+    encoded
+        Leave texts as dictionaries, as the files have them: less to make where they repeat.
 
     Returns
     -------
@@ -105,7 +114,7 @@ def read(
     Raises
     ------
     NotFound
-        An unknown table, column or snapshot.
+        An unknown table, column or snapshot; a time whose state upkeep has ended.
     InvalidInput
         A condition that cannot be understood, or a time without a time zone.
     """
@@ -127,7 +136,8 @@ def read(
     try:
         scan = found.scan(where or AlwaysTrue(), selected_fields=fields, snapshot_id=snapshot_id)
         with reachable(found.catalog.name):
-            rows = declared.plain(scan.to_arrow())
+            rows = scan.to_arrow(texts_of(found))
+            rows = rows if encoded else declared.plain(rows)
     except (ParseException, ValueError, TypeError) as error:
         raise InvalidInput(f"cannot read {name} where {where}: {error}") from error
     if snapshot is not None:
@@ -135,11 +145,37 @@ def read(
     return rows
 
 
+def texts_of(found: Table) -> tuple[str, ...]:
+    """Columns of text that all files have; one that came later cannot be read as a dictionary."""
+    schemas = found.schemas().values()
+    kept = set[str].intersection(*({field.name for field in s.fields} for s in schemas))
+    return tuple(f.name for f in found.schema().fields if f.name in kept and f.field_type == TEXT)
+
+
 def as_of(found: Table, at: dt.datetime) -> Snapshot | None:
-    """The state that a table had at a time; None before it was first written."""
+    """The state that a table had at a time; None before it was first written.
+
+    Raises `NotFound` where upkeep has ended that state, `InvalidInput` for a time without a zone.
+    """
     if at.tzinfo is None:
         raise InvalidInput(f"at is {at}: expected a time with a time zone")
-    return found.snapshot_as_of_timestamp(int(at.timestamp() * 1000))
+    log = found.history()
+    milliseconds = (at - dt.datetime.fromtimestamp(0, dt.UTC)) // dt.timedelta(milliseconds=1)
+    place = next((i for i in range(len(log), 0, -1) if log[i - 1].timestamp_ms <= milliseconds), 0)
+    kept = {each.snapshot_id: each for each in found.snapshots()}
+    state = kept.get(log[place - 1].snapshot_id) if place else None
+    if place == len(log):
+        return state
+    # Some catalogues keep of the log what comes after all that has ended, others leave gaps.
+    later = kept[log[place].snapshot_id]
+    is_first = (later.sequence_number or 0) <= 1
+    if not is_first and (state is None or later.parent_snapshot_id not in kept):
+        since = dt.datetime.fromtimestamp(later.timestamp_ms / 1000, dt.UTC)
+        raise NotFound(
+            f"upkeep has ended the state that {found.name()[-1]} had at {at}; the oldest that is "
+            f"kept after it is of {since:%Y-%m-%d %H:%M:%S} UTC"
+        )
+    return state
 
 
 @contextmanager

@@ -1,35 +1,46 @@
 """The contract of each table, derived from its declaration and checked by pandera, row by row.
 
 What breaks a clause is told apart with its reason; the rest may pass. What concerns a whole batch,
-a column that is missing or of another type, is an error.
+a column that is missing or of another type, is an error. What a source promises: `promises`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import pandera.polars as pandera
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from thalweg import sources
 from thalweg.settings import Settings
 from thalweg.warehouse.access import definition, read
-from thalweg.warehouse.merge import conform, key_codes
-from thalweg.warehouse.schema import FRESHNESS, NUMBER, QUANTITIES, TEXT, TIME, Quantity
+from thalweg.warehouse.merge import conform, key_codes, last_of_each
+from thalweg.warehouse.schema import NUMBER, QUANTITIES, TEXT, TIME, Quantity
 from thalweg.warehouse.units import line, measured, pairs
 
 # Importing pandera makes Arrow take times by their clock and forget their zone (it is for Spark).
 os.environ.pop("PYARROW_IGNORE_TIMEZONE", None)
 
-__all__ = ["Clause", "Freshness", "check", "clauses", "freshness"]
+__all__ = [
+    "Batch",
+    "Clause",
+    "Freshness",
+    "ages",
+    "apart",
+    "check",
+    "clauses",
+    "freshness",
+    "of_pairs",
+    "reasons",
+]
 
 EARLIEST = dt.datetime(1800, 1, 1, tzinfo=dt.UTC)
 AHEAD = dt.timedelta(days=366)
@@ -78,17 +89,35 @@ def check(name: str, rows: pa.Table, settings: Settings | None = None) -> tuple[
     Returns
     -------
     good, bad
-        Rows with all columns of the table, the good ones as `merge.conform` makes them; the bad
-        ones with one more, `reason`.
+        The rows with the columns that they had, the good ones as `merge.conform` makes them; the
+        bad ones with one more, `reason`.
 
     Raises
     ------
     InvalidInput
         A column is unknown, missing, or of a type that does not fit.
+    Unavailable
+        The catalogue does not answer.
     """
-    rows = conform(name, rows)
-    batch = Batch(name, rows, settings)
-    found = clauses(name)
+    had = rows.column_names
+    good, bad = apart(Batch(name, conform(name, rows), settings), clauses(name))
+    had = [column for column in good.column_names if column in had]
+    return good.select(had), bad.select([*had, "reason"])
+
+
+def apart(batch: Batch, found: Sequence[Clause]) -> tuple[pa.Table, pa.Table]:
+    """The rows that keep all clauses, and the others with their reasons."""
+    rows = batch.rows
+    said = reasons(batch, found)
+    if said is None:
+        return rows, _with_reason(batch.declared.plain(rows.slice(0, 0)), [])
+    good = pa.array((said == "").to_numpy())
+    bad = batch.declared.plain(rows.filter(pc.invert(good)))
+    return rows.filter(good), _with_reason(bad, said.filter(said != "").to_list())
+
+
+def reasons(batch: Batch, found: Sequence[Clause]) -> pl.Series | None:
+    """What is wrong with each row, "" where nothing is; None where all rows are right."""
     columns: dict[str, Any] = {}
     for column in batch.frame.columns:
         checks = [
@@ -98,25 +127,29 @@ def check(name: str, rows: pa.Table, settings: Settings | None = None) -> tuple[
         ]
         columns[column] = pandera.Column(checks=checks, nullable=True)
     try:
-        pandera.DataFrameSchema(columns, name=name).validate(batch.frame, lazy=True)
+        pandera.DataFrameSchema(columns).validate(batch.frame, lazy=True)
     except pandera.errors.SchemaErrors as broken:
         fails = {found[int(e.check.name)]: e.check_output.to_series() for e in broken.schema_errors}
     else:
-        return rows, _with_reason(batch.declared.plain(rows.slice(0, 0)), [])
-    reasons = pl.DataFrame(
+        return None
+    return pl.DataFrame(
         [
             pl.select(pl.when(~held).then(pl.lit(clause.reason))).to_series().alias(str(i))
             for i, (clause, held) in enumerate(fails.items())
         ]
     ).select(pl.concat_str(pl.all(), separator="; ", ignore_nulls=True).alias("reason"))["reason"]
-    good = pa.array((reasons == "").to_numpy())
-    bad = batch.declared.plain(rows.filter(pc.invert(good)))
-    return rows.filter(good), _with_reason(bad, reasons.filter(reasons != "").to_list())
+
+
+def ages() -> dict[str, dt.timedelta]:
+    """How old the newest time of a configuration may be, by pattern, as the sources promise it."""
+    promised = (sources.contract(name).configurations for name in sources.names())
+    return {name: age for each in promised for name, age in each.items() if age}
 
 
 def freshness(now: dt.datetime | None = None, settings: Settings | None = None) -> list[Freshness]:
     """How fresh each configuration is of which we expect it: one that is stale needs a look."""
     now = now or dt.datetime.now(dt.UTC)
+    by_pattern = ages()
     found = []
     for name in ("primary_timeseries", "secondary_timeseries"):
         columns = ["configuration_name", "reference_time", "value_time"]
@@ -127,7 +160,9 @@ def freshness(now: dt.datetime | None = None, settings: Settings | None = None) 
         newest = rows.group_by("configuration_name").aggregate([("time", "max")])
         times = dict(zip(*(newest[c].to_pylist() for c in newest.column_names), strict=True))
         for configuration in sorted(_expected(name, settings) | set(times)):
-            allowed = next((a for p, a in FRESHNESS.items() if fnmatch(configuration, p)), None)
+            allowed = next(
+                (a for p, a in by_pattern.items() if fnmatchcase(configuration, p)), None
+            )
             if allowed is not None:
                 time = times.get(configuration)
                 stale = time is None or now - time > allowed
@@ -145,8 +180,9 @@ class Batch:
 
     @cached_property
     def frame(self) -> pl.DataFrame:
-        plain = [n for n, c in self.declared.columns.items() if c.type in (TEXT, NUMBER, TIME)]
-        return pl.from_arrow(self.rows.select(plain))  # type: ignore[return-value]
+        shown = {n for n, c in self.declared.columns.items() if c.type in (TEXT, NUMBER, TIME)}
+        names = [name for name in self.rows.column_names if name in shown]
+        return pl.from_arrow(self.rows.select(names))  # type: ignore[return-value]
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
@@ -156,8 +192,8 @@ class Batch:
     @cached_property
     def doubled(self) -> bool:
         """Whether a raw file gives a key twice."""
-        codes = np.sort(key_codes(self.rows, (*self.declared.key, "raw_file_id")))
-        return bool((codes[1:] == codes[:-1]).any())
+        codes = key_codes(self.rows, (*self.declared.key, "raw_file_id"))
+        return last_of_each(codes).size < codes.size
 
 
 def _clauses(name: str) -> Iterator[Clause]:
@@ -183,9 +219,9 @@ def _clauses(name: str) -> Iterator[Clause]:
 
 
 def _selecting(clause: Clause, batch: Batch) -> Callable[[Any], Any]:
-    # A function, which pandera's deep copies of its schema leave alone: not a partial, with which
-    # they would copy the rows.
-    return lambda data: data.lazyframe.select(clause.holds(batch))
+    # Found out here: pandera would take what the catalogue raises for a check that does not hold.
+    holds = clause.holds(batch)
+    return lambda data: data.lazyframe.select(holds)
 
 
 def _there(column: str, _batch: Batch) -> pl.Expr:
@@ -206,7 +242,7 @@ def _known(column: str, table: str, key: str, batch: Batch) -> pl.Expr:
 
 
 def _measures(batch: Batch) -> pl.Expr:
-    return _of(
+    return of_pairs(
         (variable, unit)
         for variable, unit in batch.pairs
         if (quantity := measured(variable, QUANTITIES)) and line(unit, quantity.unit) is None
@@ -220,7 +256,7 @@ def _possible(prefix: str, quantity: Quantity, batch: Batch) -> pl.Expr:
         back = line(quantity.unit, unit)
         if back and measured(variable, {prefix: True}):
             low, high = (back[0] * end + back[1] for end in (quantity.lowest, quantity.highest))
-            holds &= pl.col("value").is_between(low, high) | _of([(variable, unit)]).not_()
+            holds &= pl.col("value").is_between(low, high) | of_pairs([(variable, unit)]).not_()
     return holds
 
 
@@ -231,7 +267,7 @@ def _single(batch: Batch) -> pl.Expr:
     return (value.min() == value.max()).over(*batch.declared.key, "raw_file_id")
 
 
-def _of(wanted: Iterable[tuple[str, str]]) -> pl.Expr:
+def of_pairs(wanted: Iterable[tuple[str, str]]) -> pl.Expr:
     """Rows of these pairs of variable and unit."""
     return pl.any_horizontal(
         pl.lit(False),

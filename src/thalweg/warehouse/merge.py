@@ -13,12 +13,9 @@ from __future__ import annotations
 import datetime as dt
 import random
 import time
-import uuid
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import count, pairwise
 from typing import Any, Literal
 
 import duckdb
@@ -37,29 +34,30 @@ from pyiceberg.expressions import (
     LessThanOrEqual,
 )
 from pyiceberg.expressions.visitors import bind
-from pyiceberg.io.pyarrow import expression_to_pyarrow, pyarrow_to_schema, write_file
-from pyiceberg.manifest import DataFile
-from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
-from pyiceberg.table import Table, WriteTask
+from pyiceberg.io.pyarrow import expression_to_pyarrow
+from pyiceberg.table import Table
 
 from thalweg import record
 from thalweg.errors import InvalidInput, Unavailable, nearest
 from thalweg.settings import Settings
-from thalweg.warehouse.access import catalog, definition, reachable, read, table
+from thalweg.warehouse import files
+from thalweg.warehouse.access import catalog, definition, reachable, read, table, texts_of
 from thalweg.warehouse.schema import (
     PROVENANCE,
     TABLES,
     TableDefinition,
 )
 
-__all__ = ["Written", "conform", "key_codes", "write", "write_all"]
+__all__ = ["Written", "conform", "key_codes", "last_of_each", "replacing", "write", "write_all"]
 
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
 ATTEMPTS = 40
 _SEEN: dict[tuple[str, str], set[str]] = {}
 # Above this many values a range says as much as a list, and is cheaper to test.
 LONGEST_LIST = 200
 MOST_CODES = 2**62
-THREADS = 4
+# Up to so many codes a row are laid out side by side, which is faster than to sort them.
+ROOM = 8
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,8 @@ def write(
     """Merge rows into a table by its key: add what is new, replace what has another value.
 
     Within the batch the last row of a key wins. A row whose values are those of the table stays
-    as it is, with the raw file and run that first brought it.
+    as it is, with the raw file and run that first brought it. Of a column that the batch does not
+    have, a row keeps the value that it has; null replaces it.
 
     Parameters
     ----------
@@ -107,14 +106,15 @@ def write(
         The catalogue does not answer, or other writers were faster again and again.
     """
     declared = definition(name)
-    batch = _last_by_key(_complete(name, conform(name, rows), declared), declared.key)
+    unsaid = _unsaid(rows, declared)
+    batch = _last_by_key(_complete(name, conform(name, rows), declared), declared)
     _check_references(name, batch, declared, settings)
     if replace == "older":
         replace = "raw_file_id" in declared.columns and "older"
     unsure = None
     for attempt in range(ATTEMPTS):
         found = table(name, settings)
-        merge = _compare(found, batch, declared, replace == "older")
+        merge = _compare(found, batch, declared, replace == "older", unsaid)
         if not replace:
             merge = _Merge(merge.added, batch.slice(0, 0), merge.stays)
         try:
@@ -141,6 +141,15 @@ def write_all(
     return [write(n, tables[n], settings, replace=replace) for n in TABLES if n in tables]
 
 
+def replacing(name: str, rows: pa.Table, settings: Settings | None = None) -> np.ndarray[Any, Any]:
+    """Which rows `write` would put in place of others of the same or an earlier raw file."""
+    batch = conform(name, rows)
+    batch = batch.append_column("at", pa.array(np.arange(batch.num_rows)))
+    declared = definition(name)
+    merge = _compare(table(name, settings), batch, declared, True, _unsaid(rows, declared))
+    return np.isin(batch["at"], merge.changed["at"])
+
+
 @dataclass(frozen=True)
 class _Merge:
     added: pa.Table  # rows of the batch whose key is new
@@ -149,13 +158,17 @@ class _Merge:
 
 
 def _compare(
-    found: Table, batch: pa.Table, declared: TableDefinition, only_older: bool = False
+    found: Table,
+    batch: pa.Table,
+    declared: TableDefinition,
+    only_older: bool = False,
+    unsaid: Sequence[str] = (),
 ) -> _Merge:
     if found.current_snapshot() is None or not batch.num_rows:
         return _Merge(batch, batch.slice(0, 0), batch.slice(0, 0))
     with reachable(found.catalog.name):
-        existing = found.scan(_span(batch, declared.range)).to_arrow()
-    values = [c for c in declared.columns if c not in declared.key and c not in PROVENANCE]
+        existing = found.scan(_span(batch, declared.range)).to_arrow(texts_of(found))
+    values = [c for c in declared.columns if c not in {*declared.key, *PROVENANCE, *unsaid}]
     same_key = " AND ".join(f'b."{c}" IS NOT DISTINCT FROM e."{c}"' for c in declared.key)
     differs = " OR ".join(f'b."{c}" IS DISTINCT FROM e."{c}"' for c in values) or "false"
     if only_older:
@@ -171,69 +184,49 @@ def _compare(
     changed = pairs.filter(pc.field("existing_row").is_valid() & pc.field("differs"))
     stays = np.ones(existing.num_rows, bool)
     stays[changed["existing_row"].to_numpy()] = False
+    after = files.take(batch, changed["batch_row"])
+    if unsaid:
+        before = files.take(existing.select(unsaid), changed["existing_row"])
+        kept = _once_each(declared.plain(before))
+        after = pa.table({c: (kept if c in unsaid else after)[c] for c in batch.column_names})
     return _Merge(
-        _rows(batch, added["batch_row"]),
-        _rows(batch, changed["batch_row"]),
-        _rows(existing, pa.array(np.flatnonzero(stays))),
+        files.take(batch, added["batch_row"]),
+        after,
+        files.take(existing, pa.array(np.flatnonzero(stays))),
     )
+
+
+def _unsaid(rows: pa.Table, declared: TableDefinition) -> list[str]:
+    """Columns of values of which the rows say nothing."""
+    said = {*rows.column_names, *declared.key, *PROVENANCE}
+    return [column for column in declared.columns if column not in said]
 
 
 def _commit(found: Table, merge: _Merge, declared: TableDefinition) -> None:
-    """One commit: an append where all rows are new, else an overwrite of the changed range."""
+    """One commit: an append where all rows are new, else the files of the changed range anew."""
     if not merge.changed.num_rows:
         if merge.added.num_rows:
-            _append(found, merge.added, declared)
+            with (
+                found.transaction() as transaction,
+                transaction.update_snapshot().merge_append() as update,
+            ):
+                for file in files.write(found, merge.added, declared):
+                    update.append_data_file(file)
         return
     span = _span(merge.changed, declared.range)
-    stays = merge.stays.filter(
-        expression_to_pyarrow(bind(found.schema(), span, case_sensitive=True))
-    )
-    stays = _once_each(declared.plain(stays))
-    rows = _last_by_key(pa.concat_tables([stays, merge.added, merge.changed]), declared.key)
-    # A column that came later may be null in rows that were there before.
-    may = [f.with_nullable(found.schema().find_field(f.name).optional) for f in declared.arrow]
-    found.overwrite(rows.cast(pa.schema(may)), overwrite_filter=span)
-
-
-def _append(found: Table, rows: pa.Table, declared: TableDefinition) -> None:
-    """One commit, a file a month; PyIceberg's own append goes through all rows for each month."""
-    if found.spec().fields != declared.partition_spec.fields:  # others have laid it out anew
-        found.append(rows.cast(declared.arrow))
-        return
-    schema = pyarrow_to_schema(declared.arrow, name_mapping=found.schema().name_mapping)
-    commit = uuid.uuid4()
-
-    def written(number: int, part: tuple[PartitionKey | None, pa.Table]) -> list[DataFile]:
-        key, rows = part
-        batches = rows.cast(declared.arrow).combine_chunks().to_batches()
-        task = WriteTask(commit, number, schema, batches, partition_key=key)
-        return list(write_file(found.io, found.metadata, iter([task])))
-
-    with (
-        found.transaction() as transaction,
-        transaction.update_snapshot().merge_append() as update,
-        ThreadPoolExecutor(THREADS) as pool,
-    ):
-        for files in pool.map(written, count(), _by_month(found, rows, declared.month_of)):
-            for file in files:
-                update.append_data_file(file)
-
-
-def _by_month(
-    found: Table, rows: pa.Table, column: str | None
-) -> Iterator[tuple[PartitionKey | None, pa.Table]]:
-    """The rows of each month, in the order that they have; all at once without a column of time."""
-    if column is None:
-        yield None, rows
-        return
-    months = rows[column].to_numpy().astype("datetime64[M]").astype(np.int64)  # since 1970
-    order = np.argsort(months, kind="stable")
-    rows, months = _rows(rows, pa.array(order)), months[order]
-    ends = [*np.flatnonzero(np.diff(months)) + 1, len(months)]
-    for start, end in pairwise([0, *ends]):
-        value = PartitionFieldValue(found.spec().fields[0], int(months[start]))
-        key = PartitionKey([value], found.spec(), found.schema())
-        yield key, rows.slice(start, end - start)
+    within = expression_to_pyarrow(bind(found.schema(), span, case_sensitive=True))
+    stays = _once_each(declared.plain(merge.stays.filter(within)))
+    rows = _last_by_key(pa.concat_tables([stays, merge.added, merge.changed]), declared)
+    with files.exchange(found) as update:
+        for task in found.scan(span).plan_files():
+            whole = files.rows_of(found, [task])
+            beside = whole.filter(~within)  # the columns of a range are never null
+            if beside.num_rows < whole.num_rows:
+                update.delete_data_file(task.file)
+                for file in files.write_as_read(found, beside):
+                    update.append_data_file(file)
+        for file in files.write(found, rows, declared):
+            update.append_data_file(file)
 
 
 def _written(name: str, found: Table, merge: _Merge, rows: int) -> Written:
@@ -349,7 +342,7 @@ def _is_once_each(values: pa.ChunkedArray) -> bool:
     return not any(each.null_count or len(each.unique()) < len(each) for each in texts)
 
 
-def key_codes(rows: pa.Table, key: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
+def key_codes(rows: pa.Table, key: tuple[str, ...]) -> Numbers:
     """A number for each row: in order of the key, null last, and equal where the key is."""
     codes = np.zeros(rows.num_rows, np.int64)
     if not rows.num_rows:
@@ -370,19 +363,25 @@ def key_codes(rows: pa.Table, key: tuple[str, ...]) -> np.ndarray[Any, np.dtype[
     return codes
 
 
-def _last_by_key(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
-    """The last row of each key, in order of the key."""
-    codes = key_codes(rows, key)
-    order = np.argsort(codes, kind="stable")
-    codes = codes[order]
-    is_last = np.append(codes[1:] != codes[:-1], True)[: rows.num_rows]
-    return _rows(rows, pa.array(order[is_last]))
+def last_of_each(codes: Numbers) -> Numbers:
+    """Where each code stands for the last time, in order of the codes."""
+    if codes.size and codes.max() < ROOM * codes.size:
+        last = np.full(codes.max() + 1, -1)
+        last[codes] = np.arange(codes.size)  # of several the last one counts
+        order, is_last = last, last >= 0
+    else:
+        order = np.argsort(codes, kind="stable")
+        codes = codes[order]
+        is_last = np.append(codes[1:] != codes[:-1], True)[: codes.size]
+    return np.compress(is_last, order)
 
 
-def _rows(rows: pa.Table, numbers: pa.ChunkedArray | pa.Array) -> pa.Table:
-    """These rows, in this order; without a copy where they are all, in order."""
-    order = numbers.to_numpy()
-    return rows if np.array_equal(order, np.arange(rows.num_rows)) else rows.take(numbers)
+def _last_by_key(rows: pa.Table, declared: TableDefinition) -> pa.Table:
+    """The last row of each key, in order of the month, if the table has one, and of the key."""
+    order = last_of_each(key_codes(rows, declared.key))
+    if declared.month_of:
+        order = order[np.argsort(files.months(rows[declared.month_of])[order], kind="stable")]
+    return files.take(rows, pa.array(order))
 
 
 def _check_references(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from operator import and_, ge, le
@@ -27,7 +28,7 @@ from pyiceberg.table import Table
 from thalweg import record
 from thalweg.errors import InvalidInput, NotFound, Unavailable, nearest
 from thalweg.settings import Settings
-from thalweg.warehouse.access import catalog, reachable, table
+from thalweg.warehouse.access import as_of, catalog, reachable, table
 from thalweg.warehouse.schema import NAMESPACE, NUMBER, TABLES, TableDefinition
 
 __all__ = ["JOINED", "joined", "sql"]
@@ -47,22 +48,25 @@ JOINED = (
     "member",
     "lead_time",
 )
+#: Which primary rows p and secondary rows s belong together, by the crosswalk c.
+PAIRED = """
+    c.secondary_location_id = s.location_id AND c.primary_location_id = p.location_id
+    AND p.value_time = s.value_time AND p.variable_name = s.variable_name
+    AND p.unit_name = s.unit_name
+"""
 #: Views by name: the tables that they need, and what they are.
 VIEWS = {
     "joined_timeseries": (
         ("location_crosswalks", "primary_timeseries", "secondary_timeseries"),
-        """
+        f"""
         SELECT s.reference_time, s.value_time, c.primary_location_id, c.secondary_location_id,
             p.value AS primary_value, s.value AS secondary_value,
             p.configuration_name AS primary_configuration_name, s.configuration_name,
             s.unit_name, s.variable_name, s.member,
             (epoch(s.value_time) - epoch(s.reference_time)) / 3600 AS lead_time
-        FROM secondary_timeseries s
-        JOIN location_crosswalks c ON c.secondary_location_id = s.location_id
-        JOIN primary_timeseries p ON p.location_id = c.primary_location_id
-            AND p.value_time = s.value_time AND p.variable_name = s.variable_name
-            AND p.unit_name = s.unit_name
-        """,
+        FROM secondary_timeseries s, location_crosswalks c, primary_timeseries p
+        WHERE {PAIRED}
+        """,  # noqa: S608 - no value is put into the text
     )
 }
 CLOSED: dict[str, str | bool | int | float | list[str]] = {
@@ -100,9 +104,10 @@ def sql(
     Raises
     ------
     NotFound
-        An unknown table; the nearest known one is named.
+        An unknown table, with the nearest known one; a time whose state upkeep has ended.
     InvalidInput
-        What is not one SELECT, or not SQL; an unknown column; a parameter that is missing.
+        What is not one SELECT, or not SQL; an unknown column; a parameter that is missing; two
+        columns of one name.
     Unavailable
         The catalogue or the store does not answer.
 
@@ -111,8 +116,6 @@ def sql(
     >>> sql("SELECT max(value) FROM primary_timeseries WHERE location_id = ?",
     ...     ["usgs-03171000"])  # doctest: +SKIP
     """
-    if at is not None and at.tzinfo is None:
-        raise InvalidInput(f"at is {at}: expected a time with a time zone")
     with duckdb.connect(config=CLOSED) as connection:
         try:
             connection.execute("SET TimeZone = 'UTC'")
@@ -126,7 +129,13 @@ def sql(
             for name in asked:
                 connection.execute(f"CREATE VIEW {NAMESPACE}.{name} AS FROM {name}")
             connection.execute("SET lock_configuration = true")
-            return connection.sql(query, params=parameters or None).to_arrow_table()
+            answer = connection.sql(query, params=parameters or None)
+            if doubled := sorted(n for n, count in Counter(answer.columns).items() if count > 1):
+                raise InvalidInput(
+                    f"several columns are named {', '.join(doubled)}: give each a name of its "
+                    f"own, as in {doubled[0]} AS first"
+                )
+            return answer.to_arrow_table()
         except duckdb.Error as error:
             raise InvalidInput(f"cannot answer the query: {error}") from None
 
@@ -222,10 +231,7 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 def _rows(name: str, at: dt.datetime | None, settings: Settings | None) -> ds.Dataset | pa.Table:
     """A table as DuckDB reads it: lazily, where every file has the columns that the table has."""
     declared, found = TABLES[name], table(name, settings)
-    milliseconds = int(at.timestamp() * 1000) if at else None
-    snapshot = (
-        found.snapshot_as_of_timestamp(milliseconds) if milliseconds else found.current_snapshot()
-    )
+    snapshot = as_of(found, at) if at else found.current_snapshot()
     if snapshot is None:
         return declared.arrow.empty_table()
     record.note("read", "table", name, str(snapshot.snapshot_id))

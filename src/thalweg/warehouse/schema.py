@@ -6,7 +6,6 @@ To change a table, change its declaration: `migrate` adds what is missing.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import timedelta
 
 import pyarrow as pa
 from pyiceberg.partitioning import PartitionField, PartitionSpec
@@ -25,7 +24,6 @@ from pyiceberg.types import (
 
 __all__ = [
     "CHANGES",
-    "FRESHNESS",
     "NAMESPACE",
     "PROPERTIES",
     "QUANTITIES",
@@ -148,15 +146,6 @@ QUANTITIES = {
     "rainfall": Quantity("mm/h", 0, 2_500),
     "air_temperature": Quantity("degC", -95, 65),
     "dew_point_temperature": Quantity("degC", -110, 45),
-}
-#: How old the newest time of a configuration may be, by pattern of its name: when it was issued
-#: for forecasts, else the time for which it holds.
-FRESHNESS = {
-    "usgs_observations": timedelta(days=2),
-    "nwm*_analysis_assim": timedelta(hours=6),
-    "nwm*_short_range": timedelta(hours=6),
-    "nwm*_medium_range": timedelta(hours=24),
-    "nwm*_long_range": timedelta(hours=36),
 }
 PROVENANCE = {
     "raw_file_id": Column(TEXT, "raw file that first brought this value", nullable=True),

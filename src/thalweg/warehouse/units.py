@@ -101,7 +101,7 @@ def line(unit: str, to: str) -> tuple[float, float] | None:
     registry = _registry()
     try:
         zero, one = (registry.Quantity(Decimal(i), unit).to(to).magnitude for i in (0, 1))
-    except (PintError, ValueError, TypeError, AttributeError):
+    except (PintError, ValueError, TypeError, AttributeError, ArithmeticError):
         return None
     return float(one - zero), float(zero)
 

@@ -15,8 +15,6 @@ from itertools import pairwise
 from typing import Any
 
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
-from pyiceberg.expressions import AlwaysTrue
-from pyiceberg.io.pyarrow import ArrowScan, _dataframe_to_data_files
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import FileScanTask, Table
 from pyiceberg.utils.bin_packing import ListPacker
@@ -28,6 +26,7 @@ from thalweg.database import RunUse
 from thalweg.errors import InvalidInput, NotFound, Unavailable, nearest
 from thalweg.settings import Settings
 from thalweg.warehouse.access import catalog, reachable
+from thalweg.warehouse.files import exchange, rows_of, write_as_read
 from thalweg.warehouse.schema import NAMESPACE
 
 __all__ = ["Snapshot", "Upkeep", "maintain", "snapshots"]
@@ -66,7 +65,7 @@ class Upkeep:
 class Snapshot:
     """A state of a table: what made it, rows added and removed by it and rows in it, and the run.
 
-    A corrected row counts as removed and added, and so do rows that share its range.
+    A corrected row counts as removed and added, and so do the rows that share its file.
     """
 
     id: int
@@ -234,10 +233,7 @@ def _compact(name: str, groups: list[list[FileScanTask]], settings: Settings | N
         left = [each for each in rewritten if {_identity(task) for task in each[0]} <= live]
         if not left:
             return
-        with (
-            found.transaction() as transaction,
-            transaction.update_snapshot(snapshot_properties=PROPERTIES).overwrite() as update,
-        ):
+        with exchange(found, PROPERTIES) as update:
             for old, new in left:
                 for task in old:
                     update.delete_data_file(task.file)
@@ -257,13 +253,11 @@ def _identity(task: FileScanTask) -> tuple[str, frozenset[str]]:
 
 def _rewrite(found: Table, group: list[FileScanTask]) -> list[DataFile]:
     """The rows of these files in new files, in the table's sort order."""
-    schema = found.schema()
-    rows = ArrowScan(found.metadata, found.io, schema, AlwaysTrue()).to_table(group)
+    rows, schema = rows_of(found, group), found.schema()
     order = [
         (schema.find_column_name(by.source_id), "ascending") for by in found.sort_order().fields
     ]
-    rows = rows.sort_by(order) if order else rows
-    return list(_dataframe_to_data_files(found.metadata, rows, found.io))
+    return write_as_read(found, rows.sort_by(order) if order else rows)
 
 
 def _expire(name: str, before: dt.datetime, settings: Settings | None) -> int:

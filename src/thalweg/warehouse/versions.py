@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import (
     CommitFailedException,
+    CommitStateUnknownException,
     NoSuchNamespaceError,
     NoSuchTableError,
 )
@@ -17,7 +18,7 @@ from pyiceberg.table import Table
 
 from thalweg.errors import InvalidInput, Unavailable
 from thalweg.settings import Settings
-from thalweg.warehouse.access import catalog, reachable, read
+from thalweg.warehouse.access import catalog, reachable
 from thalweg.warehouse.merge import write
 from thalweg.warehouse.schema import (
     CHANGES,
@@ -54,15 +55,19 @@ def migrate(settings: Settings | None = None) -> list[str]:
     Rows stay as they are; a new column is null in them. Returns what was done, as `plan` says it,
     and raises what `plan` raises.
     """
+    done: dict[str, None] = {}  # once each, in order
     for _ in range(ATTEMPTS):
-        done = []
         try:
             for does, act in _steps(settings):
-                act()
-                done.append(does)
+                with reachable(catalog(settings).name):
+                    act()
+                done[does] = None
         except CommitFailedException:
             continue  # another migrates at the same time: what is left to do?
-        return done
+        except CommitStateUnknownException:
+            done[does] = None  # if it is not, it is what is left to do
+            continue
+        return [*done]
     raise Unavailable("the tables change all the time: others migrate too; migrate again")
 
 
@@ -75,8 +80,8 @@ def _steps(settings: Settings | None) -> Iterator[Step]:
             yield f"make the namespace {NAMESPACE}", make
         for name, declared in TABLES.items():
             yield from _table(found, name, declared)
-    for name, rows in SEEDS.items():
-        yield from _seeds(name, pa.Table.from_pylist(rows), settings)
+        for name, rows in SEEDS.items():
+            yield from _seeds(found, name, pa.Table.from_pylist(rows), settings)
 
 
 def _table(found: Catalog, name: str, declared: TableDefinition) -> Iterator[Step]:
@@ -129,11 +134,11 @@ def _set(found: Catalog, name: str, wanted: dict[str, str]) -> None:
         transaction.set_properties(wanted)
 
 
-def _seeds(name: str, rows: pa.Table, settings: Settings | None) -> Iterator[Step]:
+def _seeds(found: Catalog, name: str, rows: pa.Table, settings: Settings | None) -> Iterator[Step]:
     key = TABLES[name].key[0]
     try:
-        known = read(name, [key], settings=settings)[key]
-    except Unavailable:  # dry run: the table is still to be made
+        known = found.load_table((NAMESPACE, name)).scan(selected_fields=(key,)).to_arrow()[key]
+    except (NoSuchTableError, NoSuchNamespaceError):  # dry run: the table is still to be made
         known = pa.array([], pa.string())
     new = rows.filter(pc.invert(pc.is_in(rows[key], known.cast(pa.string()))))
     if new.num_rows:
