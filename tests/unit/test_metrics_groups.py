@@ -153,7 +153,7 @@ def test_bins_of_lead_time(helene: Series) -> None:
         assert rows[0]["count"] == len(pairs)
         ours = {row["lead_time_bin"]: (row["count"], row["mean_error"]) for row in rows[1:]}
         assert alike(ours, theirs)
-    with pytest.raises(InvalidInput, match="at least 1, got 0"):
+    with pytest.raises(InvalidInput, match="at least 1 hour, got 0"):
         metrics.evaluate(*helene, lead_time_bin=0)
 
 
@@ -288,6 +288,30 @@ def test_attributes_of_locations(gauges: Series) -> None:
         metrics.evaluate(*gauges, by=["staet"], attributes=attributes)
 
 
+def test_a_name_of_an_attribute_disturbs_no_metric() -> None:
+    """Neither one that a metric uses for itself, nor one that means something in SQL."""
+    names = [n for n, m in metrics.METRICS.items() if m.kind != "categorical"]
+    names = [n for n in names if "thresholds" not in metrics.requires(n)]
+    observed = [float(1 + (i * 7) % 13) for i in range(1000)]
+    forecast = [value + 1 for value in observed]
+    (expected,) = evaluate(observed, forecast, metrics=names)
+    for odd in ("flow", "size", "select", "pairs"):
+        attributes = pd.DataFrame(
+            {"location_id": ["gauge"], "attribute_name": [odd], "value": ["much"]}
+        )
+        (row,) = evaluate(observed, forecast, metrics=names, by=[odd], attributes=attributes)
+        assert row.pop(odd) == "much"
+        assert row == {k: v for k, v in expected.items() if k != "primary_location_id"}
+    (row,) = evaluate(
+        observed, forecast, by=["replicate"], bootstrap=metrics.Bootstrap(replicates=2, block=9),
+        attributes=attributes.assign(attribute_name="replicate"),
+    )  # fmt: skip
+    assert row["mean_error_p50"] == pytest.approx(1)
+    attributes = attributes.assign(attribute_name="epsilon")
+    (row,) = evaluate(observed, forecast, by=["epsilon"], attributes=attributes, transform="log")
+    assert row["count"] == 1000
+
+
 def test_conditions(gauges: Series) -> None:
     pairs = paired(gauges)
     dry = pairs[(pairs["observed"] < 20) & pairs["value_time"].dt.month.isin([6, 7, 8])]
@@ -326,7 +350,7 @@ def test_a_condition_is_one_expression_on_the_pairs(where: str) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"lead_time_bin": 1.5}, "whole hours, at least 1, got 1.5"),
+        ({"lead_time_bin": 1.5}, "whole hours, at least 1 hour, got 1.5"),
         ({"parameters": [1]}, "parameters are the values of where"),
         ({"metrics": ["accuracy"], "thresholds": {"low": 1}, "transform": "log"}, "no transform"),
     ],

@@ -16,7 +16,7 @@ import pyarrow as pa
 from thalweg.errors import InvalidInput, nearest
 from thalweg.metrics.inputs import Part
 from thalweg.metrics.pairs import quoted
-from thalweg.metrics.question import Question, groups
+from thalweg.metrics.question import Question, by_name, groups
 
 __all__ = ["Bootstrap", "Sampled", "block_length"]
 
@@ -108,12 +108,14 @@ class Sampled(Question):
 
     def answer(self, part: Part) -> pa.Table:
         """The metrics of the groups in a part of the series, each followed by its quantiles."""
-        order = ", ".join(quoted(key) for key in self.order)
+        order = ", ".join(by_name(key) for key in self.order)
         with self.opened(part) as connection:
             connection.execute(
                 f"CREATE TEMP TABLE all_pairs AS {self.chosen}", self.parameters or None
             )
-            found = connection.sql(f"{self.grouped} ORDER BY {order}").to_arrow_table()
+            found = connection.sql(
+                f"{self.grouped} ORDER BY {', '.join(quoted(key) for key in self.order)}"
+            ).to_arrow_table()
             # The pairs of the groups, one group after the other in the same order, each in time.
             rows = connection.sql(
                 f"{self.binned} ORDER BY {order}, {', '.join(IN_TIME)}"

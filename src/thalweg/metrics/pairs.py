@@ -116,12 +116,12 @@ class Transform:
         if self.epsilon is None and self.name in ("log", "inverse"):
             # A join and no window, which would change the order in which is added up later.
             same = " AND ".join(f"q.{key} IS NOT DISTINCT FROM m.{key}" for key in keys)
-            means = f"SELECT {', '.join(keys)}, avg(primary_value) / 100 AS epsilon FROM plain"  # noqa: S608
+            means = f'SELECT {", ".join(keys)}, avg(primary_value) / 100 AS "+" FROM plain'  # noqa: S608
             source = (
-                f"(WITH plain AS ({query}) SELECT q.*, epsilon"  # noqa: S608
+                f'(WITH plain AS ({query}) SELECT q.*, "+"'  # noqa: S608
                 f" FROM plain q JOIN ({means} GROUP BY ALL) m ON {same})"
             )
-            epsilon = "epsilon"
+            epsilon = '"+"'
         new = ", ".join(
             TRANSFORMS[self.name].sql.format(x=f"({name} + {epsilon})", exponent=self.exponent)
             + f" AS {name}"

@@ -87,6 +87,7 @@ def _pinball(level: float) -> str:
 
 
 _ERRORS = "list_transform(sorted, lambda x: x - observed)"
+_WRONG = "round(abs(probability - occurred) * members)"
 _MEMBERS_ALIKE = "CASE WHEN min(members) = max(members) THEN sum({}) END"
 _OUTER = "CASE WHEN bin IN (0, members) THEN (alpha + beta) * "
 STATISTICS = {
@@ -118,8 +119,8 @@ STATISTICS = {
     "brier": Statistic("avg((probability - occurred) ** 2)", "exceedances"),
     "brier_of_fair": Statistic(
         _each_has_two(
-            "avg((probability - occurred) ** 2"
-            " - probability * (1 - probability) / nullif(members - 1, 0))"
+            # Of w members that were wrong: nothing cancels out.
+            f"avg({_WRONG} * ({_WRONG} - 1) / nullif(members * (members - 1), 0))"
         ),
         "exceedances",
     ),

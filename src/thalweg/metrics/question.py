@@ -20,7 +20,17 @@ from thalweg.metrics.pairs import ATTRIBUTES, Thresholds, Transform, quoted
 from thalweg.metrics.table import METRICS, RELATIONS, STATISTICS
 from thalweg.settings import Settings
 
-__all__ = ["Question", "ask", "asked", "common", "groups", "listed", "relations", "requires"]
+__all__ = [
+    "Question",
+    "ask",
+    "asked",
+    "by_name",
+    "common",
+    "groups",
+    "listed",
+    "relations",
+    "requires",
+]
 
 ALWAYS = ("variable_name", "unit_name")
 #: Columns of the pairs of which a statistic or a relation may speak.
@@ -114,7 +124,7 @@ class Question:
         _known(self.by, [*COLUMNS, *fields, *self.attribute_names], "column to group by")
         if self.lead_time_bin is not None and (self.lead_time_bin < 1 or self.lead_time_bin % 1):
             raise InvalidInput(
-                f"lead_time_bin is a width of whole hours, at least 1, got {self.lead_time_bin}"
+                f"lead_time_bin is whole hours, at least 1 hour, got {self.lead_time_bin}"
             )
         if self.parameters and not self.where:
             raise InvalidInput("parameters are the values of where, and there is none")
@@ -191,34 +201,41 @@ class Question:
     @property
     def chosen(self) -> str:
         """The SELECT of the pairs, with their keys and the columns that are needed."""
-        binned = "*"
-        columns = [*self.keys, *self.columns]
+        columns = self.columns
+        given = [*(f"{quoted(key)} AS {by_name(key)}" for key in self.keys), *columns]
         if self.lead_time_bin is not None:
-            columns.append("lead_time")
+            columns = [*columns, "lead_time"]
             width = int(self.lead_time_bin)
-            binned = f"*, floor(lead_time / {width})::BIGINT * {width} AS lead_time_bin"
+            given.append(f"floor(lead_time / {width})::BIGINT * {width} AS lead_time_bin")
         chosen = pairs.selected(
-            columns, self.keys, where=self.where, has_thresholds=self.thresholds is not None,
+            [*self.keys, *columns], self.keys, where=self.where,
+            has_thresholds=self.thresholds is not None,
             attributes=[name for name in self.attribute_names
                         if name in self.by or name in (self.where or "")],
             transform=self.transform,
         )  # fmt: skip
-        return f"SELECT {binned} FROM ({chosen})"  # noqa: S608
+        return f"SELECT {', '.join(given)} FROM ({chosen})"  # noqa: S608
 
     @property
     def grouped(self) -> str:
         """The SELECT of all groups out of `all_pairs`: of all lead times, and of each bin."""
-        keys = [quoted(key) for key in self.keys]
+        keys = [by_name(key) for key in self.keys]
         parts = ["SELECT NULL::BIGINT AS lead_time_bin WHERE false", self.group(keys, [])]
         if self.lead_time_bin is not None:
             parts.append(self.group([*keys, "lead_time_bin"], ["lead_time_bin IS NOT NULL"]))
-        shown = ", ".join([*(quoted(key) for key in self.order), *self.shown])
+        named = {key: f"{by_name(key)} AS {quoted(key)}" for key in self.keys}
+        shown = ", ".join([*(named.get(column, column) for column in self.order), *self.shown])
         return f"SELECT {shown} FROM ({' UNION ALL BY NAME '.join(f'({p})' for p in parts)})"  # noqa: S608
 
     @property
     def sql(self) -> str:
         """The whole query."""
         return f"WITH all_pairs AS ({self.chosen}) {self.grouped}"
+
+
+def by_name(key: str) -> str:
+    """What a key is called in the query: as no column of a relation, whatever its name."""
+    return quoted(key if key == "lead_time_bin" else f"by_{key}")
 
 
 def requires(name: str) -> tuple[str, ...]:
