@@ -6,6 +6,7 @@ import csv
 import datetime as dt
 import io
 import json
+import re
 
 import pyarrow as pa
 import pytest
@@ -72,13 +73,15 @@ def call(*arguments: str) -> str:
 @pytest.mark.usefixtures("filled")
 def test_evaluate() -> None:
     text = call("evaluate")
-    head, first, second, hint = (line.split() for line in text.splitlines()[:4])
-    assert head == ["primary_location_id", "configuration_name", "variable_name", "unit_name",
-                    "count", *metrics.DEFAULT]  # fmt: skip
-    assert first[:5] == ["usgs-a", "forecast_a", "streamflow_hourly_inst", "m^3/s", "30"]
-    assert first[head.index("rmse")] == "1"
-    assert second[0] == "usgs-b"
-    assert " ".join(hint) == "What it means: thalweg metrics kge; all digits: --csv or --json"
+    same, head, first, second, hint = text.splitlines()
+    assert same == "variable_name streamflow_hourly_inst, unit_name m^3/s"
+    assert head.split() == [
+        "primary_location_id", "configuration_name", "count", *metrics.DEFAULT,
+    ]  # fmt: skip
+    assert first.split()[:3] == ["usgs-a", "forecast_a", "30"]
+    assert first.split()[head.split().index("rmse")] == "1"
+    assert second.startswith("usgs-b ")
+    assert hint == "What it means: thalweg metrics kge; all digits: --csv or --json"
 
     (row,) = json.loads(call("evaluate", "-m", "mean_error", "-c", "forecast_b", "--json"))
     assert (row["primary_location_id"], row["count"], row["mean_error"]) == ("usgs-b", 30, 1.0)
@@ -87,6 +90,8 @@ def test_evaluate() -> None:
     binned = call("evaluate", "-m", "rmse", "-l", "usgs-a", "--lead-time-bin", "24", "--csv")
     counts = [line["count"] for line in csv.DictReader(io.StringIO(binned))]
     assert counts == ["30", "24", "6"]
+    lines = call("evaluate", "-m", "rmse", "-l", "usgs-a", "--lead-time-bin", "24").splitlines()
+    assert [line.split()[0] for line in lines[1:5]] == ["lead_time_bin", "all", "0", "24"]
 
     few = call("evaluate", "-m", "mean_error", "--where", "primary_value > 6 -- the top", "--json")
     assert [each["count"] for each in json.loads(few)] == [4, 4]
@@ -108,17 +113,24 @@ def test_evaluate_tells_how_uncertain_it_is() -> None:
                  "--replicates", "20", "--block", "7", "--seed", "3"]  # fmt: skip
     (row,) = json.loads(call(*arguments, "--json"))
     assert row["kge_p5"] <= row["kge_p50"] <= row["kge_p95"]
-    assert f"{row['kge']:.4g} ({row['kge_p5']:.4g} to {row['kge_p95']:.4g})" in call(*arguments)
+    same, head, line, _ = call(*arguments).splitlines()
+    assert "primary_location_id usgs-a, configuration_name forecast_a" in same
+    assert re.split("  +", head.strip()) == ["count", "kge", "0.05 to 0.95"]
+    assert re.split("  +", line.strip())[2] == f"{row['kge_p5']:.4g} to {row['kge_p95']:.4g}"
 
 
 @pytest.mark.usefixtures("filled")
-def test_many_metrics_stand_below_each_other() -> None:
+def test_metrics_stand_below_each_other_where_the_screen_is_narrow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     chosen = [name for name, m in metrics.METRICS.items() if m.kind == "deterministic"]
     text = call("evaluate", "-l", "usgs-a", *(word for name in chosen for word in ("-m", name)))
-    lines = text.splitlines()
-    assert lines[0].split()[-3:] == ["metric", "value", "in"]
-    assert len(lines) == len(chosen) + 2
-    assert any(line.split()[-3:] == ["mean_error", "1", "m^3/s"] for line in lines)
+    _, head, *lines, _ = text.splitlines()
+    assert head.split() == ["count", "metric", "value", "in"]
+    assert len(lines) == len(chosen)
+    assert any(line.split() == ["30", "mean_error", "1", "m^3/s"] for line in lines)
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.usefixtures("filled")

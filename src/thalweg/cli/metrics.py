@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import sys
 from collections.abc import Iterable
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 SHOWN = 50  # rows of an answer on the screen
-ACROSS = 6  # metrics beside each other; more of them stand below each other
 DEFAULT = ("primary_location_id", "configuration_name")
 Kind = Literal["deterministic", "categorical", "probabilistic", "signature"]
 Method = Literal["circular", "stationary", "gumboot"]
@@ -162,7 +162,7 @@ def evaluate(
             ' "select distinct configuration_name, location_id from secondary_timeseries"'
         )
     else:
-        print_table(*_shown(found, tuple(dict.fromkeys(names)), how or None))
+        _print(found, tuple(dict.fromkeys(names)), how or None)
         if len(found) > SHOWN:
             typer.echo(f"{SHOWN} of {len(found):,} rows; --csv or --json prints all")
         typer.echo(f"What it means: thalweg metrics {names[0]}; all digits: --csv or --json")
@@ -248,42 +248,54 @@ def _are_known(by: Iterable[str]) -> bool:
     return {*by} <= {*COLUMNS, *FIELDS, *OF_THRESHOLDS}
 
 
-def _shown(
-    found: pa.Table, names: tuple[str, ...], how: Bootstrap | None
-) -> tuple[list[str], list[list[Any]]]:
-    """Head and rows of the table on the screen: metrics across, or many of them down."""
+def _print(found: pa.Table, names: tuple[str, ...], how: Bootstrap | None) -> None:
+    """Metrics beside each other if the screen is wide enough, else below each other."""
+    from rich.console import Console
+
     from thalweg.metrics import METRICS
 
+    keys, alike = _keys(found)
     bounds = {name: how.columns(name) if how else [] for name in names}
-    keys = found.column_names[: found.column_names.index("count")]
-    keys = [key for key in keys if found[key].null_count < len(found)]
+    interval = f"{how.quantiles[0]:.4g} to {how.quantiles[-1]:.4g}" if how else ""
     rows = found.slice(0, SHOWN).to_pylist()
 
-    def value(row: dict[str, Any], name: str) -> str:
-        text = _cell(row[name])
+    def of(row: dict[str, Any], name: str) -> list[str]:
         low, *_, high = [_cell(row[each]) for each in bounds[name]] or ["", ""]
-        return f"{text} ({low} to {high})" if low and high else text
+        return [_cell(row[name]), *([f"{low} to {high}" if low and high else ""] if how else [])]
 
-    if len(names) > ACROSS:
-        head = [*keys, "count", "metric", "value", "in"]
-        return head, [
-            [*(_cell(row[k]) for k in keys), f"{row['count']:,}", name, value(row, name),
-             METRICS[name].unit(row["unit_name"])]
-            for row in rows for name in names
-        ]  # fmt: skip
-    head = [*keys, "count", *names]
-    return head, [
-        [*(_cell(row[k]) for k in keys), f"{row['count']:,}", *(value(row, n) for n in names)]
-        for row in rows
-    ]
+    def start(row: dict[str, Any]) -> list[str]:
+        row = {key: _cell(row[key]) for key in keys} | {"count": f"{row['count']:,}"}
+        return ["all" if k == "lead_time_bin" and not v else v for k, v in row.items()]
+
+    heads = [[name, interval] if how else [name] for name in names]
+    head = [*keys, "count", *(text for each in heads for text in each)]
+    table = [[*start(row), *(text for name in names for text in of(row, name))] for row in rows]
+    if (
+        sum(2 + max(map(len, column)) for column in zip(head, *table, strict=True))
+        > Console().width
+    ):
+        head = [*keys, "count", "metric", "value", *([interval] if how else []), "in"]
+        table = [[*start(row), name, *of(row, name), METRICS[name].unit(row["unit_name"])]
+                 for row in rows for name in names]  # fmt: skip
+    if alike:
+        typer.echo(", ".join(f"{key} {value}" for key, value in alike.items()))
+    print_table(head, table)
+
+
+def _keys(found: pa.Table) -> tuple[list[str], dict[str, str]]:
+    """Columns of the keys that tell rows apart, and what is the same in all rows."""
+    keys = found.column_names[: found.column_names.index("count")]
+    values = {key: found[key].unique().to_pylist() for key in keys}
+    alike = {key: _cell(each[0]) for key, each in values.items() if len(each) == 1}
+    return [key for key in keys if key not in alike], {k: v for k, v in alike.items() if v}
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return ""
+    if isinstance(value, dt.datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e5 else f"{value:,.0f}"
-    return str(value)
+    return "" if value is None else str(value)
 
 
 def _range(metric: Metric) -> str:
