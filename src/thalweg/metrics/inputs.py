@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pyiceberg.expressions import AlwaysTrue, In
 
 from thalweg import warehouse
+from thalweg.codes import once_each
 from thalweg.errors import InvalidInput
 from thalweg.metrics.pairs import CROSSWALK, PRIMARY, SECONDARY, columns_of
 from thalweg.settings import Settings
@@ -39,7 +40,9 @@ class Named:
     def read(self) -> pa.Table:
         """Its rows; the same wherever and whenever they are read."""
         chosen = AlwaysTrue() if self.locations is None else In("location_id", self.locations)  # type: ignore[call-arg, arg-type]
-        return warehouse.read(self.name, self.columns, chosen, self.snapshot_id, self.settings)
+        return warehouse.read(
+            self.name, self.columns, chosen, self.snapshot_id, self.settings, encoded=True
+        )
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def everything(frame: Frame, columns: Sequence[str], settings: Settings | None =
 
 def _source(frame: Frame, columns: Sequence[str], settings: Settings | None) -> pa.Table | Named:
     if not isinstance(frame, str):
-        return tabled(frame)
+        return once_each(tabled(frame))
     found = iceberg_table(frame, settings)
     snapshot = found.current_snapshot()
     known = [c for c in columns if c in definition(frame).columns]
@@ -153,7 +156,9 @@ def _of(source: pa.Table | Named, locations: Sequence[str]) -> pa.Table | Named:
         )
     if "location_id" not in source.column_names:
         return source  # said where it is paired
-    return source.filter(_is_in("location_id", locations))
+    places = source["location_id"].combine_chunks()
+    wanted = pc.is_in(places.dictionary, pa.array(locations, pa.string()))
+    return source.filter(wanted.take(places.indices))
 
 
 def _is_in(column: str, values: Sequence[str]) -> pc.Expression:

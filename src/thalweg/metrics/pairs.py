@@ -10,6 +10,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from thalweg.codes import key_codes, last_of_each
 from thalweg.errors import InvalidInput, nearest
 from thalweg.metrics.fields import EVENT, FIELDS, OF_THRESHOLDS, Field
 
@@ -21,6 +22,7 @@ __all__ = [
 PRIMARY = ("value_time", "value", "unit_name", "location_id", "variable_name")
 SECONDARY = (*PRIMARY, "reference_time", "configuration_name")
 CROSSWALK = ("primary_location_id", "secondary_location_id")
+SERIES = ("location_id", "variable_name", "unit_name")
 ATTRIBUTES = ("location_id", "attribute_name", "value")
 LIMITS = ("primary_location_id", "threshold", "value")
 #: By name: a value in the unit of the variable, or a percentile of the observations as `"90%"`; or
@@ -37,15 +39,25 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 #: Every pair, with the columns that `joined` gives.
 PAIRED = """
-    SELECT s.reference_time, s.value_time, c.primary_location_id, c.secondary_location_id,
+    SELECT s.reference_time, s.value_time, l.primary_location_id, l.secondary_location_id,
         p.value::DOUBLE AS primary_value, s.value::DOUBLE AS secondary_value,
-        s.configuration_name, s.unit_name, s.variable_name, s.member,
+        s.configuration_name, l.unit_name, l.variable_name, s.member,
         (epoch(s.value_time) - epoch(s.reference_time)) / 3600 AS lead_time
     FROM secondary s
-    JOIN (SELECT DISTINCT * FROM crosswalk) c ON c.secondary_location_id = s.location_id
-    JOIN "primary" p ON p.location_id = c.primary_location_id AND p.value_time = s.value_time
-        AND p.variable_name = s.variable_name AND p.unit_name = s.unit_name
+    JOIN links l ON l.secondary_series = s.series
+    JOIN "primary" p ON p.series = l.primary_series AND p.value_time = s.value_time
     WHERE isfinite(p.value) AND isfinite(s.value)
+"""
+# Which series belong together: rows are joined by two numbers, and not by their texts.
+_LINKS = """
+    CREATE TEMP TABLE links AS
+    SELECT s.series AS secondary_series, p.series AS primary_series, c.primary_location_id,
+        c.secondary_location_id, p.variable_name, p.unit_name
+    FROM (SELECT DISTINCT * FROM crosswalk) c
+    JOIN series_of_secondary s ON s.location_id = c.secondary_location_id
+    JOIN series_of_primary p ON p.location_id = c.primary_location_id
+        AND p.variable_name = s.variable_name AND p.unit_name = s.unit_name
+    ORDER BY ALL
 """
 # When the observations reached each threshold, for every time at which they are there.
 _EVENTS = """
@@ -148,8 +160,20 @@ def connect(
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET lock_configuration = true")
     for name, table in tables.items():
+        if name != "crosswalk":
+            table, series = _numbered(table)
+            connection.register(f"series_of_{name}", series)
         connection.register(name, table)
+    connection.execute(_LINKS)
     return connection
+
+
+def _numbered(table: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The rows with the number of their series, and what each number stands for."""
+    numbers = key_codes(table, SERIES)
+    first = pa.array(last_of_each(numbers))
+    table = table.append_column("series", pa.array(numbers))
+    return table, table.select([*SERIES, "series"]).take(first)
 
 
 def check_condition(where: str) -> None:

@@ -64,7 +64,13 @@ AGES = {
     "long_range": dt.timedelta(hours=36),
 }
 CONTRACT = Contract(
-    tables={"configurations": _common.CONFIGURATIONS, "secondary_timeseries": SECONDARY},
+    tables={
+        "configurations": _common.CONFIGURATIONS,
+        "secondary_timeseries": SECONDARY,
+        # of a RouteLink, which has no names of gauges
+        "locations": pa.schema({"id": pa.string(), "geometry": pa.binary()}),
+        "location_crosswalks": _common.CROSSWALKS,
+    },
     units={VARIABLE: ("m^3/s",)},
     configurations={
         f"nwm*_{each.name}": AGES.get(each.name)

@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from thalweg import sources
+from thalweg.codes import key_codes, last_of_each
 from thalweg.settings import Settings
 from thalweg.warehouse.access import definition, read
-from thalweg.warehouse.merge import conform, key_codes, last_of_each
+from thalweg.warehouse.merge import conform
 from thalweg.warehouse.schema import NUMBER, QUANTITIES, TEXT, TIME, Quantity
 from thalweg.warehouse.units import line, measured, pairs
 

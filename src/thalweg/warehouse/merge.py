@@ -38,6 +38,7 @@ from pyiceberg.io.pyarrow import expression_to_pyarrow
 from pyiceberg.table import Table
 
 from thalweg import record
+from thalweg.codes import key_codes, last_of_each, once_each
 from thalweg.errors import InvalidInput, Unavailable, nearest
 from thalweg.settings import Settings
 from thalweg.warehouse import files
@@ -48,16 +49,12 @@ from thalweg.warehouse.schema import (
     TableDefinition,
 )
 
-__all__ = ["Written", "conform", "key_codes", "last_of_each", "replacing", "write", "write_all"]
+__all__ = ["Written", "conform", "replacing", "write", "write_all"]
 
-Numbers = np.ndarray[Any, np.dtype[np.int64]]
 ATTEMPTS = 40
 _SEEN: dict[tuple[str, str], set[str]] = {}
 # Above this many values a range says as much as a list, and is cheaper to test.
 LONGEST_LIST = 200
-MOST_CODES = 2**62
-# Up to so many codes a row are laid out side by side, which is faster than to sort them.
-ROOM = 8
 
 
 @dataclass(frozen=True)
@@ -187,7 +184,7 @@ def _compare(
     after = files.take(batch, changed["batch_row"])
     if unsaid:
         before = files.take(existing.select(unsaid), changed["existing_row"])
-        kept = _once_each(declared.plain(before))
+        kept = once_each(declared.plain(before))
         after = pa.table({c: (kept if c in unsaid else after)[c] for c in batch.column_names})
     return _Merge(
         files.take(batch, added["batch_row"]),
@@ -215,7 +212,7 @@ def _commit(found: Table, merge: _Merge, declared: TableDefinition) -> None:
         return
     span = _span(merge.changed, declared.range)
     within = expression_to_pyarrow(bind(found.schema(), span, case_sensitive=True))
-    stays = _once_each(declared.plain(merge.stays.filter(within)))
+    stays = once_each(declared.plain(merge.stays.filter(within)))
     rows = _last_by_key(pa.concat_tables([stays, merge.added, merge.changed]), declared)
     with files.exchange(found) as update:
         for task in found.scan(span).plan_files():
@@ -278,7 +275,7 @@ def conform(name: str, rows: pa.Table) -> pa.Table:
             hint = nearest(column, declared.columns)
             raise InvalidInput(f"{name} has no column {column!r}{hint}")
     # Whether null is allowed in a column is told apart from what its type is.
-    return _once_each(pa.table({f.name: _column(name, f, rows, declared) for f in declared.arrow}))
+    return once_each(pa.table({f.name: _column(name, f, rows, declared) for f in declared.arrow}))
 
 
 def _column(
@@ -327,53 +324,11 @@ def _complete(name: str, rows: pa.Table, declared: TableDefinition) -> pa.Table:
     return rows
 
 
-def _once_each(rows: pa.Table) -> pa.Table:
-    """The rows with each text once, and numbers of texts in its place."""
-    for i, field in enumerate(rows.schema):
-        if pa.types.is_string(field.type):
-            rows = rows.set_column(i, field.name, rows[i].dictionary_encode())
-    return rows.unify_dictionaries()
-
-
 def _is_once_each(values: pa.ChunkedArray) -> bool:
     if values.type != pa.dictionary(pa.int32(), pa.string()):
         return False
     texts = [chunk.dictionary for chunk in values.chunks]
     return not any(each.null_count or len(each.unique()) < len(each) for each in texts)
-
-
-def key_codes(rows: pa.Table, key: tuple[str, ...]) -> Numbers:
-    """A number for each row: in order of the key, null last, and equal where the key is."""
-    codes = np.zeros(rows.num_rows, np.int64)
-    if not rows.num_rows:
-        return codes  # Arrow cannot join no chunks
-    size = 1
-    for column in key:
-        values = rows[column].dictionary_encode().unify_dictionaries().combine_chunks()
-        count = len(values.dictionary)
-        if count + bool(values.null_count) <= 1:
-            continue  # the same in all rows
-        rank = np.full(count + 1, count)
-        rank[pc.sort_indices(values.dictionary).to_numpy()] = np.arange(count)
-        if size * (count + 1) > MOST_CODES:
-            distinct, codes = np.unique(codes, return_inverse=True)
-            size = len(distinct)
-        codes = codes * (count + 1) + rank[values.indices.fill_null(count).to_numpy()]
-        size *= count + 1
-    return codes
-
-
-def last_of_each(codes: Numbers) -> Numbers:
-    """Where each code stands for the last time, in order of the codes."""
-    if codes.size and codes.max() < ROOM * codes.size:
-        last = np.full(codes.max() + 1, -1)
-        last[codes] = np.arange(codes.size)  # of several the last one counts
-        order, is_last = last, last >= 0
-    else:
-        order = np.argsort(codes, kind="stable")
-        codes = codes[order]
-        is_last = np.append(codes[1:] != codes[:-1], True)[: codes.size]
-    return np.compress(is_last, order)
 
 
 def _last_by_key(rows: pa.Table, declared: TableDefinition) -> pa.Table:
