@@ -25,6 +25,8 @@ Frame = Any
 #: About as many rows of both series are paired at once. What a piece holds depends on the data
 #: alone: the last digit of a sum depends on what stands beside it, and is the same everywhere.
 ROWS = 2_000_000
+#: Up to so many rows are read at once where there is no cluster; of more, each piece reads its own.
+AT_ONCE = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,16 @@ def parts(
     crosswalk: Frame,
     *,
     whole: bool,
+    here: bool = False,
     settings: Settings | None = None,
 ) -> Iterator[Part]:
-    """The work: all in one, or cut by primary location into pieces that need no other."""
+    """The work: all in one, or cut by primary location into pieces that need no other.
+
+    Parameters
+    ----------
+    here
+        The pieces stay in this process: tables that are not too large are read once for all.
+    """
     links = columns_of(everything(crosswalk, CROSSWALK, settings), CROSSWALK, "crosswalk")
     observed = _source(primary, (*PRIMARY, "configuration_name"), settings)
     forecast = _source(secondary, (*SECONDARY, "member"), settings)
@@ -80,6 +89,8 @@ def parts(
     if count == 1 and (isinstance(crosswalk, str) or isinstance(forecast, pa.Table)):
         yield Part(observed, forecast, links)
         return
+    if here and rows <= AT_ONCE:
+        observed, forecast = (e.read() if isinstance(e, Named) else e for e in (observed, forecast))
     for i in range(count):
         chosen = ids[len(ids) * i // count : len(ids) * (i + 1) // count]
         mine = links.filter(_is_in("primary_location_id", chosen))
@@ -156,6 +167,7 @@ def _of(source: pa.Table | Named, locations: Sequence[str]) -> pa.Table | Named:
         )
     if "location_id" not in source.column_names:
         return source  # said where it is paired
+    source = source.unify_dictionaries()
     places = source["location_id"].combine_chunks()
     wanted = pc.is_in(places.dictionary, pa.array(locations, pa.string()))
     return source.filter(wanted.take(places.indices))

@@ -92,7 +92,7 @@ def ask(
     question.check()
     work = inputs.parts(
         primary, secondary, crosswalk, whole="primary_location_id" not in question.by,
-        settings=settings,
+        here=cluster is None, settings=settings,
     )  # fmt: skip
     found = pa.concat_tables(scale.run(question.answer, work, cluster))
     return found.sort_by([(key, "ascending", "at_start") for key in question.order])

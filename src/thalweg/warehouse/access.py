@@ -136,7 +136,7 @@ def read(
     try:
         scan = found.scan(where or AlwaysTrue(), selected_fields=fields, snapshot_id=snapshot_id)
         with reachable(found.catalog.name):
-            rows = scan.to_arrow(texts_of(found))
+            rows = scan.to_arrow(texts_of(found) if encoded else ())
             rows = rows if encoded else declared.plain(rows)
     except (ParseException, ValueError, TypeError) as error:
         raise InvalidInput(f"cannot read {name} where {where}: {error}") from error
