@@ -30,11 +30,15 @@ def run(work: Callable[[Work], Result], parts: Iterable[Work], cluster: Any = No
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(work, parts))
     if hasattr(cluster, "remote"):
-        task = cluster.remote(max_retries=RETRIES)(work)
-        return list(cluster.get([task.remote(part) for part in parts]))
+        task = cluster.remote(max_retries=RETRIES)(_done)  # it takes functions and no methods
+        return list(cluster.get([task.remote(work, part) for part in parts]))
     client = _client(cluster)
     futures = [client.submit(work, part, pure=False, retries=RETRIES) for part in parts]
     return list(client.gather(futures))
+
+
+def _done(work: Callable[[Work], Result], part: Work) -> Result:
+    return work(part)
 
 
 def _client(cluster: Any) -> Any:
