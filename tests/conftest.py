@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from s3fs import S3FileSystem
 
@@ -83,3 +85,12 @@ def begin_run(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
         return run.id
 
     return begin
+
+
+@pytest.fixture(scope="session")
+def two_gauges(shared_data: Path) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Primary and secondary series of twelve years at two gauges, and their crosswalk."""
+    folder = shared_data / "usgs_nwm_two_gauges"
+    names = ("primary_timeseries", "secondary_timeseries", "location_crosswalks")
+    primary, secondary, crosswalk = (pq.read_table(folder / f"{name}.parquet") for name in names)
+    return primary, secondary, crosswalk

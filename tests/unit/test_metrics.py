@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hourly import START, series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,30 +21,12 @@ from thalweg.metrics import METRICS
 
 #: Metrics that need neither thresholds nor members.
 PLAIN = [n for n, m in METRICS.items() if m.kind in ("deterministic", "signature")]
-START = dt.datetime(2024, 9, 26, tzinfo=dt.UTC)
 GAUGE, REACH = "usgs-03171000", "nwm30-6884666"
 CROSSWALK = pa.table({"primary_location_id": [GAUGE], "secondary_location_id": [REACH]})
 # Each example starts a DuckDB, which is slow on a busy machine.
 unhurried = settings(deadline=None, max_examples=10)
 Pairs: TypeAlias = list[tuple[float, float]]
 SERIES = st.lists(st.tuples(st.floats(0.01, 1e5), st.floats(0.01, 1e5)), min_size=3, max_size=40)
-
-
-def series(values: list[Any], location: str, **columns: Any) -> pa.Table:
-    """Hourly values of one location; a column given by name replaces the one made here."""
-    count = len(values)
-    made = {
-        "reference_time": pa.nulls(count, pa.timestamp("us", "UTC")),
-        "value_time": pa.array(
-            [START + dt.timedelta(hours=i) for i in range(count)], pa.timestamp("us", "UTC")
-        ),
-        "value": pa.array(values, pa.float64()),
-        "unit_name": pa.array(["m^3/s"] * count, pa.string()),
-        "location_id": pa.array([location] * count, pa.string()),
-        "configuration_name": pa.array(["nwm30_analysis_assim"] * count, pa.string()),
-        "variable_name": pa.array(["streamflow_hourly_inst"] * count, pa.string()),
-    }
-    return pa.table(made | columns)
 
 
 def compare_each(many: list[Pairs]) -> list[dict[str, Any]]:
@@ -75,14 +58,6 @@ def compare(observed: list[Any], simulated: list[Any], **options: Any) -> list[d
         primary, secondary, CROSSWALK, **options
     ).to_pylist()
     return rows
-
-
-@pytest.fixture(scope="session")
-def two_gauges(shared_data: Path) -> tuple[pa.Table, pa.Table, pa.Table]:
-    folder = shared_data / "usgs_nwm_two_gauges"
-    names = ("primary_timeseries", "secondary_timeseries", "location_crosswalks")
-    primary, secondary, crosswalk = (pq.read_table(folder / f"{name}.parquet") for name in names)
-    return primary, secondary, crosswalk
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import xarray as xr
+from hourly import series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scores.categorical import BasicContingencyManager, ThresholdEventOperator
@@ -17,7 +15,6 @@ from scores.categorical import BasicContingencyManager, ThresholdEventOperator
 from thalweg import metrics
 from thalweg.errors import InvalidInput
 
-START = dt.datetime(2024, 9, 26, tzinfo=dt.UTC)
 CROSSWALK = pa.table({"primary_location_id": ["gauge"], "secondary_location_id": ["reach"]})
 EVENTS = [m.name for m in metrics.METRICS.values() if m.kind == "categorical"]
 #: What `scores` calls them.
@@ -39,22 +36,6 @@ COUNTS = {
     "false_negatives": "fn_count",
     "true_negatives": "tn_count",
 }
-
-
-def series(values: list[Any], location: str) -> pa.Table:
-    count = len(values)
-    times = [START + dt.timedelta(hours=i) for i in range(count)]
-    return pa.table(
-        {
-            "reference_time": pa.nulls(count, pa.timestamp("us", "UTC")),
-            "value_time": pa.array(times, pa.timestamp("us", "UTC")),
-            "value": pa.array(values, pa.float64()),
-            "unit_name": pa.array(["m^3/s"] * count, pa.string()),
-            "location_id": pa.array([location] * count, pa.string()),
-            "configuration_name": pa.array(["nwm30_analysis_assim"] * count, pa.string()),
-            "variable_name": pa.array(["streamflow_hourly_inst"] * count, pa.string()),
-        }
-    )
 
 
 def compare(
@@ -172,14 +153,6 @@ def test_laws(pairs: list[tuple[int, int]]) -> None:
         assert row[name] is None or low - 1e-12 <= row[name] <= high + 1e-12
         assert best is None or of["perfect"][name] in (None, best)
         assert of["in feet"][name] == row[name]
-
-
-@pytest.fixture(scope="module")
-def two_gauges(shared_data: Path) -> tuple[pa.Table, pa.Table, pa.Table]:
-    folder = shared_data / "usgs_nwm_two_gauges"
-    names = ("primary_timeseries", "secondary_timeseries", "location_crosswalks")
-    primary, secondary, crosswalk = (pq.read_table(folder / f"{name}.parquet") for name in names)
-    return primary, secondary, crosswalk
 
 
 @pytest.mark.parametrize("kind", ["fixed", "percentile", "of each location"])
