@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count, pairwise
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,35 @@ from pyiceberg.io.pyarrow import (
 )
 from pyiceberg.manifest import DataFile
 from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
-from pyiceberg.table import FileScanTask, Table, WriteTask
+from pyiceberg.table import FileScanTask, Table, Transaction, WriteTask
+from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Operation
-from pyiceberg.table.update.snapshot import _MergeAppendFiles, _OverwriteFiles, _SnapshotProducer
+from pyiceberg.table.update.snapshot import (
+    _FastAppendFiles,
+    _MergeAppendFiles,
+    _OverwriteFiles,
+    _SnapshotProducer,
+)
 
 from thalweg.warehouse.schema import TableDefinition
 
-__all__ = ["exchange", "months", "rows_of", "take", "write", "write_as_read"]
+__all__ = ["append", "exchange", "months", "rows_of", "take", "write", "write_as_read"]
 
 THREADS = 4
+
+
+class _Transaction(Transaction):
+    """Makes the new metadata once; PyIceberg copies that of all snapshots at every look at it."""
+
+    _made: tuple[tuple[object, object], TableMetadata] | None = None
+
+    @property
+    def table_metadata(self) -> TableMetadata:
+        """The table's metadata with what was staged so far."""
+        made_of = (self._table.metadata, self._updates)
+        if self._made is None or not all(map(is_, self._made[0], made_of)):
+            self._made = (made_of, super().table_metadata)
+        return self._made[1]
 
 
 class _Exchange(_OverwriteFiles, _MergeAppendFiles):
@@ -38,12 +59,22 @@ class _Exchange(_OverwriteFiles, _MergeAppendFiles):
 
 
 @contextmanager
+def append(found: Table) -> Iterator[_FastAppendFiles]:
+    """One snapshot, which adds files to the state that was read."""
+    with (
+        _Transaction(found) as transaction,
+        transaction.update_snapshot().merge_append() as update,
+    ):
+        yield update
+
+
+@contextmanager
 def exchange(
     found: Table, properties: Mapping[str, str] | None = None
 ) -> Iterator[_OverwriteFiles]:
     """One snapshot, which takes files away and adds others to the state that was read."""
     with (
-        found.transaction() as transaction,
+        _Transaction(found) as transaction,
         _Exchange(
             Operation.OVERWRITE, transaction, found.io, snapshot_properties={**(properties or {})}
         ) as update,

@@ -203,10 +203,7 @@ def _commit(found: Table, merge: _Merge, declared: TableDefinition) -> None:
     """One commit: an append where all rows are new, else the files of the changed range anew."""
     if not merge.changed.num_rows:
         if merge.added.num_rows:
-            with (
-                found.transaction() as transaction,
-                transaction.update_snapshot().merge_append() as update,
-            ):
+            with files.append(found) as update:
                 for file in files.write(found, merge.added, declared):
                     update.append_data_file(file)
         return

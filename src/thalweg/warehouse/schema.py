@@ -43,6 +43,7 @@ CHANGES = {
 }
 PROPERTIES = {
     "commit.manifest-merge.enabled": "true",
+    "commit.manifest.min-count-to-merge": "20",
     # A conflicting commit must be computed again from the new state, which `write` does itself.
     "commit.retry.num-retries": "0",
     "write.metadata.delete-after-commit.enabled": "true",
