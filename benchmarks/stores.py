@@ -86,9 +86,9 @@ def series(rows: int, start: str = "2020-01-01T00") -> pa.Table:
     )
 
 
-def empty() -> None:
-    """Make Thalweg's table anew, without rows."""
-    catalog().drop_table((NAMESPACE, NAME))
+def empty(name: str = NAME) -> None:
+    """Make a table of Thalweg anew, without rows."""
+    catalog().drop_table((NAMESPACE, name))
     warehouse.migrate()
 
 

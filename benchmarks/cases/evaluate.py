@@ -23,7 +23,7 @@ from benchmarks import stores
 from benchmarks.report import Aim, Table, aims, spread
 from thalweg import metrics, warehouse
 
-__all__ = ["PACKAGES", "REPEATS", "Way", "measure", "tables"]
+__all__ = ["PACKAGES", "REPEATS", "Way", "load", "measure", "most", "tables"]
 
 REPEATS = 3
 ROWS = SMALL, LARGE = 1_750_000, 17_500_000
@@ -96,7 +96,8 @@ def tables(found: dict[int, dict[str, Way]]) -> list[Table]:
     return [aims(*promised), Table("Five metrics by place and configuration", head, lines)]
 
 
-def _measure(size: int, repeats: int) -> dict[str, Way]:
+def load(size: int) -> None:
+    """About as many rows of forecasts, and of observations beside them, in the store."""
     secondary = stores.series(size)
     reaches = secondary["location_id"].unique().to_pylist()
     gauges = [f"usgs-{reach.removeprefix('nwm30-')}" for reach in reaches]
@@ -107,14 +108,17 @@ def _measure(size: int, repeats: int) -> dict[str, Way]:
     network = pa.array(["usgs_observations"]).take(pa.array(np.zeros(len(secondary), np.int8)))
     primary = primary.set_column(4, "configuration_name", network)
     crosswalk = pa.table({"primary_location_id": gauges, "secondary_location_id": reaches})
-    stores.empty()
     warehouse.write("location_crosswalks", crosswalk)
     for name, rows in (("primary", primary), ("secondary", secondary)):
+        stores.empty(f"{name}_timeseries")
         warehouse.write(f"{name}_timeseries", rows)
         order = [("location_id", "ascending"), ("value_time", "ascending")]
         pq.write_table(rows.sort_by(order), f"{name}.parquet")
     pq.write_table(crosswalk, "crosswalk.parquet")
-    del primary, secondary, network, place, noise
+
+
+def _measure(size: int, repeats: int) -> dict[str, Way]:
+    load(size)
     ways = {LIMIT: _by_hand, OURS: _ours}
     if size <= SMALL:
         ways |= {ALL: _all, PANDAS: _pandas, SCORES: _scores}
@@ -135,10 +139,10 @@ def _timed(way: Callable[[], float], repeats: int) -> Way:
     for _ in range(repeats + 1):
         with stores.seconds(taken):
             kge = way()
-    return Way(taken[0], taken[1:], _most(), kge)
+    return Way(taken[0], taken[1:], most(), kge)
 
 
-def _most() -> int:
+def most() -> int:
     """The greatest memory of this process; `ru_maxrss` would also tell of the one that began it."""
     status = Path("/proc/self/status")
     if status.exists():

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from thalweg.errors import InvalidInput
-from thalweg.metrics import inputs, pairs
+from thalweg.metrics import inputs, monthly, pairs
 from thalweg.metrics.bootstrap import Bootstrap, Sampled
 from thalweg.metrics.inputs import Frame
 from thalweg.metrics.pairs import Thresholds, Transform
@@ -114,8 +114,8 @@ def evaluate(
         How the uncertainty of the metrics is estimated; adds `<metric>_p5`, `_p50` and `_p95`.
     cluster
         Where to compute: a Dask cluster or client, or `thalweg.compute.ray()`; by default here, on
-        all cores. The work is cut by primary location where `by` has it, so the result is the same
-        everywhere, to the last digit.
+        all cores. Large tables are cut by month where the metrics are made of sums, else by primary
+        location where `by` has it. The result is the same everywhere, to the last digit.
 
     Returns
     -------
@@ -154,12 +154,16 @@ def evaluate(
         attributes=attributes, transform=transform, minimum=minimum, settings=settings,
     )  # fmt: skip
     names = listed(metrics)
-    question = (
-        Question(names=names, **options)
-        if bootstrap is None
-        else Sampled(names=names, bootstrap=bootstrap, **options)
-    )
-    return ask(question, primary, secondary, crosswalk, cluster=cluster, settings=settings)
+    series = (primary, secondary, crosswalk)
+    if bootstrap is not None:
+        sampled = Sampled(names=names, bootstrap=bootstrap, **options)
+        return ask(sampled, *series, cluster=cluster, settings=settings)
+    question = Question(names=names, **options)
+    question.check()
+    large = inputs.large(*series, settings=settings)
+    if large is not None and monthly.can_answer(question):
+        return monthly.answer(question, large, cluster)
+    return ask(question, *series, cluster=cluster, settings=settings)
 
 
 def to_long(table: pa.Table) -> pa.Table:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import datetime as dt
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyiceberg.expressions import AlwaysTrue, In
+from pyiceberg.expressions import (
+    AlwaysTrue,
+    And,
+    BooleanExpression,
+    GreaterThanOrEqual,
+    In,
+    LessThan,
+)
 
 from thalweg import warehouse
 from thalweg.codes import once_each
@@ -18,7 +28,10 @@ from thalweg.settings import Settings
 from thalweg.warehouse.access import definition
 from thalweg.warehouse.access import table as iceberg_table
 
-__all__ = ["Frame", "Part", "everything", "parts", "tabled"]
+__all__ = [
+    "Frame", "Named", "Part", "by_month", "everything", "large", "links_of", "parts", "sizes",
+    "source", "tabled", "time_of", "within",
+]  # fmt: skip
 
 #: A name of a warehouse table, or an Arrow table, pandas or Polars frame, xarray dataset.
 Frame = Any
@@ -27,24 +40,32 @@ Frame = Any
 ROWS = 2_000_000
 #: Up to so many rows are read at once where there is no cluster; of more, each piece reads its own.
 AT_ONCE = 50_000_000
+#: Of more locations than this, all rows are read and the others left aside.
+MOST = 1000
+OBSERVED, FORECAST = (*PRIMARY, "configuration_name"), (*SECONDARY, "member")
 
 
 @dataclass(frozen=True)
 class Named:
-    """Some locations of a table of the warehouse in one state of it: read where it is needed."""
+    """Some rows of a table of the warehouse in one state of it: read where they are needed."""
 
     name: str
     columns: tuple[str, ...]
     snapshot_id: int | None
-    locations: tuple[str, ...] | None
     settings: Settings | None
+    where: BooleanExpression = AlwaysTrue()
 
     def read(self) -> pa.Table:
         """Its rows; the same wherever and whenever they are read."""
-        chosen = AlwaysTrue() if self.locations is None else In("location_id", self.locations)  # type: ignore[call-arg, arg-type]
+        if self.snapshot_id is None:  # as it was when it was empty
+            return once_each(definition(self.name).arrow.empty_table().select(self.columns))
         return warehouse.read(
-            self.name, self.columns, chosen, self.snapshot_id, self.settings, encoded=True
+            self.name, self.columns, self.where, self.snapshot_id, self.settings, encoded=True
         )
+
+    def only(self, where: BooleanExpression) -> Named:
+        """Those of its rows for which this holds too."""
+        return replace(self, where=And(self.where, where))
 
 
 @dataclass(frozen=True)
@@ -81,8 +102,8 @@ def parts(
         The pieces stay in this process: tables that are not too large are read once for all.
     """
     links = columns_of(everything(crosswalk, CROSSWALK, settings), CROSSWALK, "crosswalk")
-    observed = _source(primary, (*PRIMARY, "configuration_name"), settings)
-    forecast = _source(secondary, (*SECONDARY, "member"), settings)
+    observed = source(primary, OBSERVED, settings)
+    forecast = source(secondary, FORECAST, settings)
     ids = sorted(set(links["primary_location_id"].to_pylist()))
     rows = _rows(observed) + _rows(forecast)
     count = 1 if whole else max(1, min(len(ids), round(rows / ROWS)))
@@ -93,9 +114,98 @@ def parts(
         observed, forecast = (e.read() if isinstance(e, Named) else e for e in (observed, forecast))
     for i in range(count):
         chosen = ids[len(ids) * i // count : len(ids) * (i + 1) // count]
-        mine = links.filter(_is_in("primary_location_id", chosen))
+        mine = links_of(links, chosen)
         theirs = sorted(set(mine["secondary_location_id"].to_pylist()))
         yield Part(_of(observed, chosen), _of(forecast, theirs), mine)
+
+
+def large(
+    primary: Frame, secondary: Frame, crosswalk: Frame, settings: Settings | None = None
+) -> Part | None:
+    """The series, not yet read, if they are tables of the warehouse of more rows than a piece."""
+    if not isinstance(primary, str | Named) or not isinstance(secondary, str | Named):
+        return None
+    observed, forecast = source(primary, OBSERVED, settings), source(secondary, FORECAST, settings)
+    if _rows(observed) + _rows(forecast) <= ROWS:
+        return None
+    links = columns_of(everything(crosswalk, CROSSWALK, settings), CROSSWALK, "crosswalk")
+    return Part(observed, forecast, links)
+
+
+def sizes(series: Part) -> Counter[int]:
+    """Number of rows of both series by month since January 1970; none of what is no table."""
+    counted = Counter[int]()
+    for each in (series.primary, series.secondary):
+        if isinstance(each, Named):
+            counted.update(warehouse.rows_by_month(each.name, each.snapshot_id, each.settings))
+    return counted
+
+
+def by_month(
+    series: Part, rows: Counter[int], places: Mapping[int, set[str]] | None = None
+) -> Iterator[Part]:
+    """The work cut by month: some months after another in one piece, or a large one in several.
+
+    Parameters
+    ----------
+    series
+        Both of them tables of the warehouse.
+    rows
+        What `sizes` gives.
+    places
+        The primary locations that are wanted of each month; all of all months by default.
+    """
+    if not isinstance(series.primary, Named) or not isinstance(series.secondary, Named):
+        raise TypeError("only tables of the warehouse are read by the month")
+    everywhere = {*series.crosswalk["primary_location_id"].to_pylist()}
+    wanted = dict.fromkeys(rows, everywhere) if places is None else places
+    for months in _spans(wanted, rows):
+        start, end = (time_of(each).isoformat() for each in (months[0], months[-1] + 1))
+        then = And(GreaterThanOrEqual("value_time", start), LessThan("value_time", end))  # type: ignore[call-arg, arg-type]
+        chosen = sorted(wanted[months[0]] & everywhere)
+        count = sum(rows[each] for each in months) * len(chosen) / max(1, len(everywhere))
+        pieces = max(1, min(round(count / ROWS), len(chosen)))
+        for i in range(pieces):
+            mine = chosen[len(chosen) * i // pieces : len(chosen) * (i + 1) // pieces]
+            links = links_of(series.crosswalk, mine)
+            theirs = {*links["secondary_location_id"].to_pylist()}
+            yield Part(
+                series.primary.only(And(then, within("location_id", mine))),
+                series.secondary.only(And(then, within("location_id", theirs))),
+                links,
+            )
+
+
+def _spans(wanted: Mapping[int, set[str]], rows: Counter[int]) -> Iterator[list[int]]:
+    """Months of the same places, with no other between them, of not too many rows together."""
+    following = dict(pairwise(sorted(rows)))
+    span: list[int] = []
+    for month in sorted(wanted):
+        if span and (
+            following.get(span[-1]) != month
+            or wanted[month] != wanted[span[0]]
+            or sum(rows[each] for each in (*span, month)) > ROWS
+        ):
+            yield span
+            span = []
+        span = [*span, month]
+    if span:
+        yield span
+
+
+def links_of(crosswalk: pa.Table, places: Collection[str]) -> pa.Table:
+    """The crosswalk of some primary locations."""
+    return crosswalk.filter(_is_in("primary_location_id", sorted(places)))
+
+
+def within(column: str, values: Collection[str]) -> BooleanExpression:
+    """Rows of these values; of very many it is cheaper to read all."""
+    return In(column, values) if len(values) <= MOST else AlwaysTrue()  # type: ignore[call-arg, arg-type]
+
+
+def time_of(month: int) -> dt.datetime:
+    """The first moment of a month since January 1970."""
+    return dt.datetime(1970 + month // 12, month % 12 + 1, 1, tzinfo=dt.UTC)
 
 
 def tabled(frame: Frame) -> pa.Table:
@@ -137,18 +247,20 @@ def tabled(frame: Frame) -> pa.Table:
 
 def everything(frame: Frame, columns: Sequence[str], settings: Settings | None = None) -> pa.Table:
     """All rows of a frame of any kind; these columns of a table of the warehouse."""
-    source = _source(frame, columns, settings)
-    return source.read() if isinstance(source, Named) else source
+    found = source(frame, columns, settings)
+    return found.read() if isinstance(found, Named) else found
 
 
-def _source(frame: Frame, columns: Sequence[str], settings: Settings | None) -> pa.Table | Named:
+def source(frame: Frame, columns: Sequence[str], settings: Settings | None) -> pa.Table | Named:
+    if isinstance(frame, Named):
+        return frame
     if not isinstance(frame, str):
         return once_each(tabled(frame))
     found = iceberg_table(frame, settings)
     snapshot = found.current_snapshot()
     known = [c for c in columns if c in definition(frame).columns]
     snapshot_id = snapshot.snapshot_id if snapshot else None
-    return Named(frame, tuple(known), snapshot_id, None, settings)
+    return Named(frame, tuple(known), snapshot_id, settings)
 
 
 def _rows(source: pa.Table | Named) -> int:
@@ -162,9 +274,7 @@ def _rows(source: pa.Table | Named) -> int:
 
 def _of(source: pa.Table | Named, locations: Sequence[str]) -> pa.Table | Named:
     if isinstance(source, Named):
-        return Named(
-            source.name, source.columns, source.snapshot_id, tuple(locations), source.settings
-        )
+        return source.only(In("location_id", locations))  # type: ignore[call-arg, arg-type]
     if "location_id" not in source.column_names:
         return source  # said where it is paired
     source = source.unify_dictionaries()

@@ -26,6 +26,7 @@ __all__ = [
     "asked",
     "by_name",
     "common",
+    "defined",
     "groups",
     "listed",
     "relations",
@@ -297,7 +298,7 @@ def groups(
             same = " AND ".join(f"of_pairs.{k} IS NOT DISTINCT FROM of_{over}.{k}" for k in keys)
             source += f" LEFT JOIN of_{over} ON {same}"
     chosen = [f"of_pairs.{key}" for key in keys] + ["count"]
-    chosen += [f"{_defined(METRICS[name].sql, minimum)} AS {name}" for name in names]
+    chosen += [f"{defined(METRICS[name].sql, minimum)} AS {name}" for name in names]
     return f"WITH {', '.join(parts)} SELECT {', '.join(chosen)} FROM {source}"  # noqa: S608
 
 
@@ -316,6 +317,6 @@ def _says(word: str, text: str) -> bool:
     return re.search(rf"\b{word}\b", text) is not None
 
 
-def _defined(expression: str, minimum: int) -> str:
+def defined(expression: str, minimum: int) -> str:
     """NULL in place of NaN and infinity, and of a group that is too small."""
     return f"CASE WHEN count >= {int(minimum)} AND isfinite({expression}) THEN {expression} END"

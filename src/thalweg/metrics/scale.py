@@ -17,18 +17,31 @@ Result = TypeVar("Result")
 RETRIES = 3
 
 
-def run(work: Callable[[Work], Result], parts: Iterable[Work], cluster: Any = None) -> list[Result]:
+def run(
+    work: Callable[[Work], Result],
+    parts: Iterable[Work],
+    cluster: Any = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Result]:
     """The result of each part, in their order; a part that a worker took with it is done again.
 
     Parameters
     ----------
+    progress
+        Called with the number of parts that are done and that of all; a cluster has its own.
     cluster
         None; a Dask cluster (`thalweg.compute.dask_cluster()`) or client; or `ray`, as
         `thalweg.compute.ray()` gives it.
     """
     if cluster is None:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(pool.map(work, parts))
+            if progress is None:
+                return list(pool.map(work, parts))
+            parts, done = list(parts), []
+            for result in pool.map(work, parts):
+                done.append(result)
+                progress(len(done), len(parts))
+            return done
     if hasattr(cluster, "remote"):
         task = cluster.remote(max_retries=RETRIES)(_done)  # it takes functions and no methods
         return list(cluster.get([task.remote(work, part) for part in parts]))

@@ -6,6 +6,7 @@
 """
 
 from thalweg.warehouse.access import names, read, table
+from thalweg.warehouse.changes import changes, mark, marked, rows_by_month
 from thalweg.warehouse.merge import Written, write, write_all
 from thalweg.warehouse.query import joined, sql
 from thalweg.warehouse.upkeep import Snapshot, Upkeep, maintain, snapshots
@@ -15,12 +16,16 @@ __all__ = [
     "Snapshot",
     "Upkeep",
     "Written",
+    "changes",
     "joined",
     "maintain",
+    "mark",
+    "marked",
     "migrate",
     "names",
     "plan",
     "read",
+    "rows_by_month",
     "snapshots",
     "sql",
     "table",

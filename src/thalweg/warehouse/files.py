@@ -25,6 +25,7 @@ from pyiceberg.table import FileScanTask, Table, Transaction, WriteTask
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.update.snapshot import (
+    ExpireSnapshots,
     _FastAppendFiles,
     _MergeAppendFiles,
     _OverwriteFiles,
@@ -33,7 +34,7 @@ from pyiceberg.table.update.snapshot import (
 
 from thalweg.warehouse.schema import TableDefinition
 
-__all__ = ["append", "exchange", "months", "rows_of", "take", "write", "write_as_read"]
+__all__ = ["append", "end", "exchange", "months", "rows_of", "take", "write", "write_as_read"]
 
 THREADS = 4
 
@@ -80,6 +81,12 @@ def exchange(
         ) as update,
     ):
         yield update
+
+
+def end(found: Table, snapshot_ids: list[int]) -> None:
+    """One commit, after which these snapshots are no more."""
+    with _Transaction(found) as transaction, ExpireSnapshots(transaction) as update:
+        update.by_ids(snapshot_ids)
 
 
 def rows_of(found: Table, tasks: Iterable[FileScanTask]) -> pa.Table:

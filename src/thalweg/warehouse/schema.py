@@ -40,6 +40,7 @@ NAMESPACE = "hydro"
 CHANGES = {
     1: "units, variables, configurations, locations, crosswalks, series and metrics",
     2: "attributes of locations, quality_code of observations, raw file and run of every row",
+    3: "statistics of each month, of which metrics are made again when months come or change",
 }
 PROPERTIES = {
     "commit.manifest-merge.enabled": "true",
@@ -301,6 +302,47 @@ TABLES = {
         ),
         range=("primary_location_id", "configuration_name"),
         references=KNOWN,
+    ),
+    "monthly_statistics": TableDefinition(
+        doc="What metrics are made of: sums over the compared pairs of each month.",
+        columns={
+            "month": Column(TIME, "the month of value_time, its first moment, UTC"),
+            "primary_location_id": Column(TEXT, "id in `locations`"),
+            "configuration_name": Column(TEXT, "the configuration that is judged"),
+            "variable_name": Column(TEXT, "a name of `variables`"),
+            "unit_name": Column(TEXT, "unit of the compared values"),
+            "lead_time_bin": Column(
+                COUNT, "lower edge of the bin of lead times, hours; null: no lead time", True
+            ),
+            "count": Column(COUNT, "number of compared pairs"),
+            **{
+                f"{name}_{side}": Column(NUMBER, f"{words} {whose} values{unit}", True)
+                for side, whose in (("primary", "observed"), ("secondary", "forecast"))
+                for name, words, unit in (
+                    ("mean", "mean of the", ""),
+                    ("min", "least of the", ""),
+                    ("max", "greatest of the", ""),
+                    ("squares", "sum of squared deviations from their mean of the", ""),
+                    ("peak_time", "first time of the greatest of the", ", seconds since 1970"),
+                )
+            },
+            "products": Column(NUMBER, "sum of products of both deviations", True),
+            "mean_of_errors": Column(NUMBER, "mean of forecast minus observed", True),
+            "mean_of_absolutes": Column(NUMBER, "mean of the absolute errors", True),
+            "mean_of_squares": Column(NUMBER, "mean of the squared errors", True),
+            "run_id": PROVENANCE["run_id"],
+        },
+        key=(
+            "primary_location_id",
+            "configuration_name",
+            "variable_name",
+            "unit_name",
+            "lead_time_bin",
+            "month",
+        ),
+        range=("primary_location_id", "month"),
+        references=KNOWN,
+        month_of="month",
     ),
 }
 SEEDS: dict[str, list[dict[str, str]]] = {

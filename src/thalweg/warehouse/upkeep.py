@@ -26,7 +26,7 @@ from thalweg.database import RunUse
 from thalweg.errors import InvalidInput, NotFound, Unavailable, nearest
 from thalweg.settings import Settings
 from thalweg.warehouse.access import catalog, reachable
-from thalweg.warehouse.files import exchange, rows_of, write_as_read
+from thalweg.warehouse.files import end, exchange, rows_of, write_as_read
 from thalweg.warehouse.schema import NAMESPACE
 
 __all__ = ["Snapshot", "Upkeep", "maintain", "snapshots"]
@@ -267,7 +267,7 @@ def _expire(name: str, before: dt.datetime, settings: Settings | None) -> int:
     def expire() -> None:
         found = _table(name, settings)
         if ids := _expired(found, before):
-            found.maintenance.expire_snapshots().by_ids(ids).commit()
+            end(found, ids)
             ended.update(ids)
 
     _until_committed(name, expire)
