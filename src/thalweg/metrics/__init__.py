@@ -19,10 +19,12 @@ from thalweg.metrics.increment import Updated, update
 from thalweg.metrics.pairs import Transform
 from thalweg.metrics.question import requires
 from thalweg.metrics.reference import climatology, persistence, skill
+from thalweg.metrics.runoff import runoff_ratio
 from thalweg.metrics.table import DEFAULT, METRICS
 
 __all__ = [
     "DEFAULT", "FIELDS", "METRICS", "Bootstrap", "Metric", "Transform", "Updated", "block_length",
     "climatology", "evaluate", "evaluate_gridded", "flow_duration", "joined", "persistence",
-    "rank_histogram", "reliability", "requires", "roc", "skill", "to_long", "update",
+    "rank_histogram", "reliability", "requires", "roc", "runoff_ratio", "skill", "to_long",
+    "update",
 ]  # fmt: skip
