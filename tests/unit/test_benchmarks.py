@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import cases, report  # noqa: E402
-from benchmarks.cases import commits, load, memory, points, read, run, start  # noqa: E402
+from benchmarks.cases import commits, load, memory, nightly, points, read, run, start  # noqa: E402
 from thalweg.warehouse import Upkeep  # noqa: E402
 
 
@@ -68,9 +68,9 @@ def test_loads_are_held_against_the_bare_append_and_teehr():
     aims, times, memory = load.tables({load.SMALL: load.Load(1_752_000, seconds, 2_000_000_000)})
     assert row(aims, "1.75 million: Thalweg / PyIceberg alone")[1:] == ["2", "1.6", "yes"]
     teehr = row(aims, "1.75 million: Thalweg, tenth of TEEHR's time")
-    assert teehr[1:] == ["1.5 s", "1.6 s", "**no**"]
+    assert teehr[1:] == ["2.43 s", "1.6 s", "yes"]
     assert row(times, "1.75 million: Thalweg, the same again")[1:] == ["1", "0.5", "0.50"]
-    assert row(times, "1.75 million: TEEHR 0.8, quoted")[1:] == ["", "15.0", ""]
+    assert row(times, "1.75 million: TEEHR 0.8, not in this turn")[1:] == ["", "24.3", ""]
     assert row(memory, "1.75 million")[1:] == ["2.0"]
 
 
@@ -139,3 +139,13 @@ def test_tables_are_printed(capsys):
     assert "A machine." in printed
     assert "all" in printed
     assert "**" not in printed
+
+
+def test_a_night_is_held_against_everything():
+    seconds = {nightly.ALL: [10.0], nightly.DAY: [1.0, 3.0, 2.0], nightly.NONE: [0.1]}
+    rows = {nightly.ALL: 3_500_000, nightly.DAY: 4_800, nightly.NONE: 0}
+    aims, times, memory = nightly.tables({1_750_000: nightly.Kept(seconds, rows, 500_000_000)})
+    of = f"1.75 million: {nightly.DAY} / {nightly.ALL}"
+    assert row(aims, of)[1:] == ["0.25", "0.2", "yes"]
+    assert row(times, f"1.75 million: {nightly.DAY}")[1:] == ["4,800", "2.0 (1.0 to 3.0)", "0.200"]
+    assert memory.lines == [["1.75 million", "0.5"]]
