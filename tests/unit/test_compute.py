@@ -301,7 +301,7 @@ def test_the_tutorial_finds_the_same_on_dask_and_on_ray(
 ) -> None:
     notebook = sample_data.home / "notebooks" / "tutorials" / "02-scale-out.ipynb"
     ran = papermill.execute_notebook(
-        notebook, tmp_path / "ran.ipynb", {"workers": 1}, progress_bar=False
+        notebook, tmp_path / "ran.ipynb", {"workers": [1]}, progress_bar=False
     )
     said = {
         cell.source: cell.outputs[-1].data.get("text/plain", "")
