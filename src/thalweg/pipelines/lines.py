@@ -45,6 +45,10 @@ def line_of(root: yaml.Node, location: list[str]) -> int:
     """The line of this key, or of the last of its parents that is there."""
     line, node = root.start_mark.line + 1, root
     for part in location:
+        if isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
+            node = node.value[int(part)]
+            line = node.start_mark.line + 1
+            continue
         if not isinstance(node, yaml.MappingNode):
             break
         pairs = [(key, value) for key, value in node.value if key.value == part]

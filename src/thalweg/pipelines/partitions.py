@@ -1,0 +1,193 @@
+"""The partitions of a pipeline: hours, days, months or keys, each of which is run by itself.
+
+>>> months = Partitions(by="monthly", start="2024-01", timezone="Europe/Berlin")
+>>> months.between("2024-02", "2024-03")
+['2024-02', '2024-03']
+>>> [time.isoformat() for time in months.window("2024-03")]
+['2024-02-29T23:00:00+00:00', '2024-03-31T22:00:00+00:00']
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, field_validator, model_validator
+
+from thalweg.errors import InvalidInput, nearest
+from thalweg.pipelines.parts import Strict, Timezone
+
+__all__ = ["FORMATS", "Backfill", "Partitions"]
+
+#: How a key of each kind is written, for `strftime`.
+FORMATS = {"hourly": "%Y-%m-%dT%H", "daily": "%Y-%m-%d", "monthly": "%Y-%m"}
+PLACE = re.compile(r"\{(key|start|end)(?:([-+]\d{1,4})([hd]))?\}")
+EXAMPLES = {"hourly": "2024-09-26T13", "daily": "2024-09-26", "monthly": "2024-09"}
+STEPS = {"h": dt.timedelta(hours=1), "d": dt.timedelta(days=1)}
+
+
+class Backfill(Strict):
+    """How many partitions are caught up on."""
+
+    order: Literal["oldest_first", "newest_first"] = Field(
+        "oldest_first", description="which partition is the first"
+    )
+    on_failure: Literal["continue", "stop"] = Field(
+        "continue", description="what becomes of the other partitions when one fails"
+    )
+
+
+class Partitions(Strict):
+    """Into what the work is divided; each run of a partition replaces an earlier run of it.
+
+    A partition of time is there once it has ended. Hours are counted in UTC; days and months may be
+    in a time zone, in which a day has 23 or 25 hours when clocks change.
+    """
+
+    by: Literal["hourly", "daily", "monthly", "key"] = Field(description="kind of partition")
+    start: str | None = Field(None, description="the first: 2024-09-26T13, 2024-09-26 or 2024-09")
+    end: str | None = Field(None, description="the last; without, it goes on")
+    timezone: Timezone = Field("UTC", description="in which days and months begin")
+    keys: list[str] = Field([], description="the partitions, with `by: key`")
+    parameters: dict[str, str] = Field(
+        {},
+        description="what a partition gives to which parameter: text with `{key}`, or `{start}` "
+        "and `{end}` as times in UTC, moved if need be: `{start-2d}`, `{end+6h}`",
+    )
+    backfill: Backfill = Backfill()
+
+    @field_validator("start", "end", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        """YAML reads a day by itself."""
+        return value.isoformat() if type(value) is dt.date else value
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Partitions:
+        if self.by == "key":
+            if not self.keys or len(set(self.keys)) < len(self.keys) or not all(self.keys):
+                raise ValueError("by: key needs keys, each of them once")
+            if self.start or self.end or self.timezone != "UTC":
+                raise ValueError("start, end and timezone are for hourly, daily and monthly")
+        elif self.keys:
+            raise ValueError("keys are for by: key")
+        elif not self.start:
+            raise ValueError(f"by: {self.by} needs start ({EXAMPLES[self.by]})")
+        elif self.by == "hourly" and self.timezone != "UTC":
+            raise ValueError("hours are counted in UTC: leave timezone out")
+        elif self._begin(self.end or self.start) < self._begin(self.start):
+            raise ValueError(f"end {self.end} is before start {self.start}")
+        for name, template in self.parameters.items():
+            if re.search(r"[{}]", PLACE.sub("", template)):
+                known = "{key}" if self.by == "key" else "{key}, {start}, {end}, {start-2d}"
+                raise ValueError(
+                    f"parameters: {name}: {template!r} is not made of text and {known}"
+                )
+            if self.by == "key" and any(m[0] != "{key}" for m in PLACE.finditer(template)):
+                raise ValueError(f"parameters: {name}: by: key there is {{key}} only")
+        return self
+
+    def window(self, key: str) -> tuple[dt.datetime, dt.datetime]:
+        """Begin and end of a partition of time, in UTC; ValueError if the key is not one."""
+        begin = self._begin(key)
+        return begin.astimezone(dt.UTC), self._next(begin).astimezone(dt.UTC)
+
+    def between(
+        self, first: str | None = None, last: str | None = None, now: dt.datetime | None = None
+    ) -> list[str]:
+        """The keys from the first to the last, both included; of times, those that have ended.
+
+        Raises
+        ------
+        InvalidInput
+            A key that is not one, or that is not there (yet); the message says which there are.
+        """
+        if self.by == "key":
+            begin, end = (self._place(key) if key else None for key in (first, last))
+            found = self.keys[begin : None if end is None else end + 1]
+        else:
+            limit = self._limit(now or dt.datetime.now(dt.UTC))
+            begin, end = (self._there(key, limit) if key else None for key in (first, last))
+            found = self._steps(begin or self._begin(self.start), self._next(end) if end else limit)
+        if first and last and not found:
+            raise InvalidInput(f"partition {last!r} comes before {first!r}: turn them round")
+        return found
+
+    def due(self, after: dt.datetime, until: dt.datetime) -> list[str]:
+        """What a schedule runs: partitions that ended after the one time and not after the other.
+
+        Keys do not end: each of them is run each time.
+        """
+        if self.by == "key":
+            return self.keys
+        first = max(self._begin(self.start), self._floor(after))
+        return self._steps(first, self._limit(until))
+
+    def fill(self, key: str) -> dict[str, str]:
+        """What the partition gives to each of its parameters, as text."""
+        times = (
+            {} if self.by == "key" else dict(zip(("start", "end"), self.window(key), strict=True))
+        )
+
+        def place(match: re.Match[str]) -> str:
+            if match[1] == "key":
+                return key
+            moved = times[match[1]] + int(match[2] or 0) * STEPS[match[3] or "h"]
+            return moved.isoformat()
+
+        return {name: PLACE.sub(place, text) for name, text in self.parameters.items()}
+
+    def examples(self) -> list[str]:
+        """Keys by which the parameters can be tried."""
+        return self.keys if self.by == "key" else [str(self.start)]
+
+    def _steps(self, begin: dt.datetime, limit: dt.datetime) -> list[str]:
+        """The keys from one time up to another, at which none begins any more."""
+        found = []
+        while begin < limit:
+            found.append(f"{begin:{FORMATS[self.by]}}")
+            begin = self._next(begin)
+        return found
+
+    def _limit(self, now: dt.datetime) -> dt.datetime:
+        """Where the partition begins that has not ended yet, or the first after the end."""
+        going_on = self._floor(now)
+        return min(going_on, self._next(self._begin(self.end))) if self.end else going_on
+
+    def _floor(self, time: dt.datetime) -> dt.datetime:
+        """Begin of the partition in which a time lies."""
+        local = time.astimezone(ZoneInfo(self.timezone))
+        return self._begin(f"{local:{FORMATS[self.by]}}")
+
+    def _begin(self, key: str | None) -> dt.datetime:
+        """Begin of a partition, in the time zone, in which Python counts by the clock."""
+        try:
+            begin = dt.datetime.strptime(f"{key} +0000", f"{FORMATS[self.by]} %z")
+            if f"{begin:{FORMATS[self.by]}}" == key and begin.year < 9000:
+                return begin.replace(tzinfo=ZoneInfo(self.timezone))
+        except ValueError:
+            pass
+        raise ValueError(f"expected a key such as {EXAMPLES[self.by]}, got {key!r}")
+
+    def _next(self, begin: dt.datetime) -> dt.datetime:
+        if self.by == "monthly":
+            return begin.replace(year=begin.year + begin.month // 12, month=begin.month % 12 + 1)
+        return begin + dt.timedelta(**{"hours" if self.by == "hourly" else "days": 1})
+
+    def _place(self, key: str) -> int:
+        if key not in self.keys:
+            raise InvalidInput(f"no partition {key!r}{nearest(key, self.keys)}")
+        return self.keys.index(key)
+
+    def _there(self, key: str, limit: dt.datetime) -> dt.datetime:
+        try:
+            begin = self._begin(key)
+        except ValueError as error:
+            raise InvalidInput(f"no partition {key!r}: {error}") from None
+        there = self._steps(self._begin(self.start), limit)
+        if not self._begin(self.start) <= begin < limit:
+            which = f"they go from {there[0]} to {there[-1]}" if there else "none has ended yet"
+            raise InvalidInput(f"no partition {key!r}: {which}, and one is there once it has ended")
+        return begin
