@@ -24,6 +24,7 @@ __all__ = ["FORMATS", "Backfill", "Partitions"]
 #: How a key of each kind is written, for `strftime`.
 FORMATS = {"hourly": "%Y-%m-%dT%H", "daily": "%Y-%m-%d", "monthly": "%Y-%m"}
 PLACE = re.compile(r"\{(key|start|end)(?:([-+]\d{1,4})([hd]))?\}")
+KEY = re.compile(r"(?!.*\.\.)[\w:+./-]{1,100}")  # FROM..TO stays readable
 EXAMPLES = {"hourly": "2024-09-26T13", "daily": "2024-09-26", "monthly": "2024-09"}
 STEPS = {"h": dt.timedelta(hours=1), "d": dt.timedelta(days=1)}
 
@@ -67,26 +68,27 @@ class Partitions(Strict):
     @model_validator(mode="after")
     def _is_whole(self) -> Partitions:
         if self.by == "key":
-            if not self.keys or len(set(self.keys)) < len(self.keys) or not all(self.keys):
-                raise ValueError("by: key needs keys, each of them once")
+            if not self.keys or len(set(self.keys)) < len(self.keys):
+                raise ValueError("keys: by: key needs some, each of them once")
+            for key in self.keys:
+                if not KEY.fullmatch(key):
+                    raise ValueError(f"keys: expected letters, digits and -_:+./, got {key!r}")
             if self.start or self.end or self.timezone != "UTC":
-                raise ValueError("start, end and timezone are for hourly, daily and monthly")
+                raise ValueError("by: start, end and timezone are not for key")
         elif self.keys:
-            raise ValueError("keys are for by: key")
+            raise ValueError("keys: they are for by: key")
         elif not self.start:
-            raise ValueError(f"by: {self.by} needs start ({EXAMPLES[self.by]})")
+            raise ValueError(f"start: by: {self.by} needs it ({EXAMPLES[self.by]})")
         elif self.by == "hourly" and self.timezone != "UTC":
-            raise ValueError("hours are counted in UTC: leave timezone out")
+            raise ValueError("timezone: hours are counted in UTC: leave it out")
         elif self._begin(self.end or self.start) < self._begin(self.start):
-            raise ValueError(f"end {self.end} is before start {self.start}")
+            raise ValueError(f"end: {self.end} is before start {self.start}")
         for name, template in self.parameters.items():
             if re.search(r"[{}]", PLACE.sub("", template)):
                 known = "{key}" if self.by == "key" else "{key}, {start}, {end}, {start-2d}"
-                raise ValueError(
-                    f"parameters: {name}: {template!r} is not made of text and {known}"
-                )
+                raise ValueError(f"parameters.{name}: {template!r} is not text with {known}")
             if self.by == "key" and any(m[0] != "{key}" for m in PLACE.finditer(template)):
-                raise ValueError(f"parameters: {name}: by: key there is {{key}} only")
+                raise ValueError(f"parameters.{name}: by: key gives {{key}} only")
         return self
 
     def window(self, key: str) -> tuple[dt.datetime, dt.datetime]:
@@ -115,15 +117,16 @@ class Partitions(Strict):
             raise InvalidInput(f"partition {last!r} comes before {first!r}: turn them round")
         return found
 
-    def due(self, after: dt.datetime, until: dt.datetime) -> list[str]:
-        """What a schedule runs: partitions that ended after the one time and not after the other.
+    def due(self, newest: str | None, now: dt.datetime) -> list[str]:
+        """The partitions of time after the newest that was run; without one, the last."""
+        there = self.between(now=now)
+        return [key for key in there if key > newest] if newest else there[-1:]
 
-        Keys do not end: each of them is run each time.
-        """
-        if self.by == "key":
-            return self.keys
-        first = max(self._begin(self.start), self._floor(after))
-        return self._steps(first, self._limit(until))
+    def within(self, begin: dt.datetime, end: dt.datetime) -> list[str]:
+        """The partitions of time that have ended and share some of the time between these."""
+        first = max(self._begin(self.start), self._floor(begin))
+        limit = self._limit(dt.datetime.now(dt.UTC))
+        return self._steps(first, min(limit, end.astimezone(ZoneInfo(self.timezone))))
 
     def fill(self, key: str) -> dict[str, str]:
         """What the partition gives to each of its parameters, as text."""
@@ -147,7 +150,7 @@ class Partitions(Strict):
         """The keys from one time up to another, at which none begins any more."""
         found = []
         while begin < limit:
-            found.append(f"{begin:{FORMATS[self.by]}}")
+            found.append(self._key(begin))
             begin = self._next(begin)
         return found
 
@@ -158,14 +161,16 @@ class Partitions(Strict):
 
     def _floor(self, time: dt.datetime) -> dt.datetime:
         """Begin of the partition in which a time lies."""
-        local = time.astimezone(ZoneInfo(self.timezone))
-        return self._begin(f"{local:{FORMATS[self.by]}}")
+        return self._begin(self._key(time.astimezone(ZoneInfo(self.timezone))))
+
+    def _key(self, time: dt.datetime) -> str:
+        return f"{time:{FORMATS[self.by]}}"
 
     def _begin(self, key: str | None) -> dt.datetime:
         """Begin of a partition, in the time zone, in which Python counts by the clock."""
         try:
             begin = dt.datetime.strptime(f"{key} +0000", f"{FORMATS[self.by]} %z")
-            if f"{begin:{FORMATS[self.by]}}" == key and begin.year < 9000:
+            if self._key(begin) == key and begin.year < 9000:
                 return begin.replace(tzinfo=ZoneInfo(self.timezone))
         except ValueError:
             pass
@@ -186,8 +191,10 @@ class Partitions(Strict):
             begin = self._begin(key)
         except ValueError as error:
             raise InvalidInput(f"no partition {key!r}: {error}") from None
-        there = self._steps(self._begin(self.start), limit)
-        if not self._begin(self.start) <= begin < limit:
-            which = f"they go from {there[0]} to {there[-1]}" if there else "none has ended yet"
+        first = self._begin(self.start)
+        if not first <= begin < limit:
+            last = self._floor(limit - dt.timedelta(seconds=1))
+            which = f"they go from {self._key(first)} to {self._key(last)}"
+            which = which if last >= first else "none has ended yet"
             raise InvalidInput(f"no partition {key!r}: {which}, and one is there once it has ended")
         return begin

@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -40,12 +41,13 @@ CRON_FIELDS = (
 )
 CRON_PART = re.compile(r"(?:\*|(\w+)(?:-(\w+))?)(?:/[1-9]\d*)?")
 NUMBERS = ("integer", "number")
+DURATION = r"^([1-9]\d{0,4})([mhd])$"
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 def duration(text: str) -> dt.timedelta:
     """`90m`, `6h` or `2d` as a span of time; ValueError if it is nothing of the kind."""
-    match = re.fullmatch(r"([1-9]\d{0,4})([mhd])", text)
+    match = re.fullmatch(DURATION, text)
     if not match:
         raise ValueError(f"expected a duration such as 90m, 6h or 2d, got {text!r}")
     return dt.timedelta(**{UNITS[match[2]]: int(match[1])})
@@ -63,7 +65,9 @@ def _is_known(timezone: str) -> str:
     return timezone
 
 
-Duration = Annotated[str, AfterValidator(_is_duration)]
+Duration = Annotated[
+    str, AfterValidator(_is_duration), WithJsonSchema({"type": "string", "pattern": DURATION})
+]
 Timezone = Annotated[str, AfterValidator(_is_known)]
 
 
@@ -159,6 +163,10 @@ class Schedule(Strict):
 
     cron: str = Field(description="minute hour day month weekday")
     timezone: Timezone = Field("UTC", description="a name of the IANA database")
+    runs: Literal["defaults", "partitions"] = Field(
+        "defaults",
+        description="what is run: the default values, or each partition that has ended since",
+    )
 
     @field_validator("cron")
     @classmethod
@@ -179,6 +187,11 @@ class Retries(Strict):
     backoff: Literal["constant", "linear", "exponential"] = Field(
         "exponential", description="how the delay grows"
     )
+
+    def wait(self, retry: int) -> int:
+        """Seconds before a retry; the first is 1."""
+        growth = {"constant": 1, "linear": retry, "exponential": 2 ** (retry - 1)}
+        return self.delay * growth[self.backoff]
 
 
 class Resources(Strict):

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from thalweg.errors import InvalidInput, NotFound, nearest
 from thalweg.pipelines import lines
-from thalweg.pipelines.partitions import Partitions
+from thalweg.pipelines.partitions import Backfill, Partitions
 from thalweg.pipelines.parts import (
     Duration,
     Notify,
@@ -34,9 +34,20 @@ from thalweg.pipelines.parts import (
 from thalweg.settings import Settings
 from thalweg.settings import load as load_settings
 
-__all__ = ["Parameter", "Pipeline", "Retries", "Schedule", "all", "get", "load"]
+__all__ = [
+    "Parameter",
+    "Pipeline",
+    "Retries",
+    "Schedule",
+    "all",
+    "check_name",
+    "get",
+    "load",
+    "schema",
+]
 
 FILE = "pipeline.yaml"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 GIVEN = ("name", "folder")  # by where the file lies
 SECRET = re.compile(r"pass(word|wd|phrase)|secret|token|credential|(^|_)key$|api_?key", re.I)
 
@@ -82,9 +93,7 @@ class Pipeline(Strict):
     @field_validator("name")
     @classmethod
     def _is_a_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-            raise ValueError(f"the folder's name must be lower_case_with_underscores, got {name!r}")
-        return name
+        return check_name(name)
 
     @field_validator("parameters")
     @classmethod
@@ -99,17 +108,39 @@ class Pipeline(Strict):
 
     @model_validator(mode="after")
     def _partitions_fit(self) -> Pipeline:
-        """The first partition must give values that the parameters take."""
-        for key in self.partitions.examples() if self.partitions else ():
+        """Partitions must give values that the parameters take."""
+        if self.partitions is None:
+            return self
+        for key in self.partitions.examples():
             for name, text in self.partitions.fill(key).items():
                 if name not in self.parameters:
                     hint = nearest(name, self.parameters)
-                    raise ValueError(f"partitions.parameters: no parameter {name!r}{hint}")
+                    raise ValueError(f"partitions.parameters.{name}: no such parameter{hint}")
                 try:
                     self.parameters[name].convert(text)
                 except ValueError as error:
                     raise ValueError(f"partitions.parameters.{name}: {error}") from None
         return self
+
+    @model_validator(mode="after")
+    def _runs_by_itself(self) -> Pipeline:
+        """Where nobody is there to give a value, each parameter must have one."""
+        by_partition = (
+            self.schedule.runs == "partitions" if self.schedule else bool(self.partitions)
+        )
+        if self.schedule and by_partition and not self.partitions:
+            raise ValueError("schedule.runs: partitions: there are no partitions")
+        filled = self.partitions.parameters if self.partitions and by_partition else {}
+        for name, parameter in self.parameters.items():
+            if (self.schedule or self.needs) and parameter.required and name not in filled:
+                why = "by a schedule" if self.schedule else "after what it needs"
+                raise ValueError(f"parameters.{name}: it runs {why}: give it a default")
+        return self
+
+    @property
+    def policy(self) -> Backfill:
+        """How partitions are caught up on; InvalidInput without partitions."""
+        return self._partitions().backfill
 
     def values(
         self, given: Mapping[str, Any] | None = None, partition: str | None = None
@@ -167,6 +198,22 @@ class Pipeline(Strict):
             return parameter.convert(given.get(name, parameter.default))
         except ValueError as error:
             raise InvalidInput(f"pipeline {self.name!r}, parameter {name!r}: {error}") from None
+
+
+def check_name(name: str) -> str:
+    """The name of a pipeline, which is that of its folder; InvalidInput if it is not one."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise InvalidInput(f"the folder's name must be lower_case_with_underscores, got {name!r}")
+    return name
+
+
+def schema() -> str:
+    """The JSON schema of pipeline.yaml, for editors; made from the same models that check it."""
+    made = Pipeline.model_json_schema()
+    for name in GIVEN:
+        del made["properties"][name]
+        made["required"].remove(name)
+    return json.dumps({"$schema": DIALECT, **made, "title": FILE}, indent=2) + "\n"
 
 
 def load(folder: Path) -> Pipeline:
@@ -280,6 +327,9 @@ def _explain(file: Path, root: Any, error: Any) -> str:
     location = [str(part) for part in error["loc"]]
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        fields = _fields(location[:-1])
-        message = f"unknown key{nearest(location[-1], fields)}"
-    return f"{file}:{lines.line_of(root, location)}: {'.'.join(location)}: {message}"
+        message = f"unknown key{nearest(location[-1], _fields(location[:-1]))}"
+    key, _, rest = message.partition(": ")
+    if key.partition(".")[0] in _fields(location):  # what several keys together say
+        location, message = [*location, *key.split(".")], rest
+    where = f"{'.'.join(location)}: " if location else ""
+    return f"{file}:{lines.line_of(root, location)}: {where}{message}"
