@@ -19,7 +19,7 @@ __all__ = ["Settings", "describe", "load"]
 
 
 #: Names after THALWEG_ that a run or the hub sets for its children; they are no settings.
-NOT_SETTINGS = frozenset({"dask_token_file", "instance", "part", "run_id"})
+NOT_SETTINGS = frozenset({"dask_token_file", "image", "instance", "part", "pinned", "run_id"})
 
 CHOICES = {"launcher": ("local", "kubernetes"), "compute": ("local", "dask", "ray")}
 
@@ -53,6 +53,10 @@ class Settings:
     )
     raw_uri: str = setting("s3://raw", "where raw files land")
     runs_uri: str = setting("s3://runs", "where executed notebooks are kept")
+    smtp_url: str = setting(
+        "", "mail server of notices: smtp://HOST:PORT or smtps://USER:PASSWORD@HOST:PORT"
+    )
+    mail_from: str = setting("thalweg@localhost", "address from which notices are sent")
     gridded_uri: str = setting("s3://gridded", "where repositories of fields are kept")
     warehouse: str = setting("thalweg", "name of the PyIceberg catalogue that holds the tables")
     public_endpoint: str = setting(

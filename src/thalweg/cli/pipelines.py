@@ -1,8 +1,8 @@
-"""Commands: run pipelines, and look at pipelines and runs."""
+"""Commands: run pipelines, and look at them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,7 +10,6 @@ from thalweg.cli.common import (
     DataDir,
     Json,
     bars,
-    coloured,
     local_settings,
     pairs,
     print_json,
@@ -24,10 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-runs = typer.Typer(help="What ran, how it ended, what it read and wrote.", no_args_is_help=True)
 pipelines = typer.Typer(help="The pipelines there are.", no_args_is_help=True)
-State = Literal["running", "succeeded", "failed"]
-COLOURS = {"succeeded": "green", "running": "yellow", "failed": "red"}
 
 Name = Annotated[str, typer.Argument(help="Name of a pipeline.", show_default=False)]
 
@@ -35,7 +31,6 @@ Name = Annotated[str, typer.Argument(help="Name of a pipeline.", show_default=Fa
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the `thalweg` command."""
     app.command()(run)
-    app.add_typer(runs, name="runs")
     app.add_typer(pipelines, name="pipeline")
 
 
@@ -78,58 +73,6 @@ def run(
         return print_json(done.as_dict())
     _print_written(done)
     typer.echo(f"{name} succeeded in {done.duration:.1f} s; see: thalweg runs show {done.id[-12:]}")
-
-
-@runs.command("list")
-def list_runs(
-    pipeline: Annotated[str | None, typer.Option(help="Only runs of this pipeline.")] = None,
-    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
-    json: Json = False,
-    data_dir: DataDir = None,
-) -> None:
-    """List the runs, the newest first.
-
-    Example: `thalweg runs list --state failed`
-    """
-    from thalweg.pipelines import history
-
-    found = history.find(pipeline, state, limit, local_settings(data_dir))
-    if json:
-        return print_json([each.as_dict() for each in found])
-    rows = [
-        [each.id[-12:], each.pipeline, coloured(each.state, COLOURS[each.state]),
-         f"{each.started_at:%Y-%m-%d %H:%M}", _seconds(each), _short(each.error or "")]
-        for each in found
-    ]  # fmt: skip
-    print_table(["run", "pipeline", "state", "started, UTC", "took", "why"], rows)
-    typer.echo("Look into one: thalweg runs show RUN")
-
-
-@runs.command("show")
-def show_run(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, or its end.")],
-    json: Json = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Show a run: who, when, with which code and parameters, what it read and wrote.
-
-    Example: `thalweg runs show 5e0a2b1c9d3f`
-    """
-    from thalweg.pipelines import history
-
-    found = history.get(run_id, local_settings(data_dir))
-    if json:
-        return print_json(found.as_dict())
-    about = found.as_dict()
-    for key in ("id", "pipeline", "state", "error", "trigger", "user", "started_at", "duration"):
-        typer.echo(f"{key:12} {'' if about[key] is None else about[key]}")
-    dirty = " (with changes)" if found.git_dirty else ""
-    typer.echo(f"{'code':12} {found.git_commit}{dirty}, {found.environment}")
-    typer.echo(f"{'parameters':12} {found.parameters}")
-    typer.echo(f"{'notebook':12} {found.notebook_uri or 'not saved'}")
-    uses = [[u.direction, u.kind, u.name, u.version, _count(u.rows)] for u in found.uses]
-    print_table(["did", "what", "name", "version", "rows"], uses)
 
 
 @pipelines.command("list")
@@ -225,14 +168,5 @@ def _print_written(run: Run) -> None:
         typer.echo("nothing has changed in the warehouse")
 
 
-def _seconds(run: Run) -> str:
-    return "" if run.duration is None else f"{run.duration:.1f} s"
-
-
 def _count(rows: int | None) -> str:
     return "" if rows is None else f"{rows:,}"
-
-
-def _short(text: str) -> str:
-    first = text.partition("\n")[0]
-    return first if len(first) <= 60 else f"{first[:59]}…"
