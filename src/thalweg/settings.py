@@ -19,7 +19,7 @@ __all__ = ["Settings", "describe", "load"]
 
 
 #: Names after THALWEG_ that a run or the hub sets for its children; they are no settings.
-NOT_SETTINGS = frozenset({"dask_token_file", "image", "instance", "part", "pinned", "run_id"})
+NOT_SETTINGS = frozenset({"dask_token_file", "instance", "part", "pinned", "run_id"})
 
 CHOICES = {"launcher": ("local", "kubernetes"), "compute": ("local", "dask", "ray")}
 

@@ -33,10 +33,10 @@ class Backfill(Strict):
     """How many partitions are caught up on."""
 
     order: Literal["oldest_first", "newest_first"] = Field(
-        "oldest_first", description="which partition is the first"
+        default="oldest_first", description="which partition is the first"
     )
     on_failure: Literal["continue", "stop"] = Field(
-        "continue", description="what becomes of the other partitions when one fails"
+        default="continue", description="what becomes of the other partitions when one fails"
     )
 
 
@@ -48,12 +48,14 @@ class Partitions(Strict):
     """
 
     by: Literal["hourly", "daily", "monthly", "key"] = Field(description="kind of partition")
-    start: str | None = Field(None, description="the first: 2024-09-26T13, 2024-09-26 or 2024-09")
-    end: str | None = Field(None, description="the last; without, it goes on")
-    timezone: Timezone = Field("UTC", description="in which days and months begin")
-    keys: list[str] = Field([], description="the partitions, with `by: key`")
+    start: str | None = Field(
+        default=None, description="the first: 2024-09-26T13, 2024-09-26 or 2024-09"
+    )
+    end: str | None = Field(default=None, description="the last; without, it goes on")
+    timezone: Timezone = Field(default="UTC", description="in which days and months begin")
+    keys: list[str] = Field(default=[], description="the partitions, with `by: key`")
     parameters: dict[str, str] = Field(
-        {},
+        default={},
         description="what a partition gives to which parameter: text with `{key}`, or `{start}` "
         "and `{end}` as times in UTC, moved if need be: `{start-2d}`, `{end+6h}`",
     )
@@ -107,12 +109,12 @@ class Partitions(Strict):
             A key that is not one, or that is not there (yet); the message says which there are.
         """
         if self.by == "key":
-            begin, end = (self._place(key) if key else None for key in (first, last))
-            found = self.keys[begin : None if end is None else end + 1]
+            begin = self._place(first) if first else 0
+            found = self.keys[begin : self._place(last) + 1 if last else None]
         else:
             limit = self._limit(now or dt.datetime.now(dt.UTC))
-            begin, end = (self._there(key, limit) if key else None for key in (first, last))
-            found = self._steps(begin or self._begin(self.start), self._next(end) if end else limit)
+            start = self._there(first, limit) if first else self._begin(self.start)
+            found = self._steps(start, self._next(self._there(last, limit)) if last else limit)
         if first and last and not found:
             raise InvalidInput(f"partition {last!r} comes before {first!r}: turn them round")
         return found

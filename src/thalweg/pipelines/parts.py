@@ -86,11 +86,13 @@ class Parameter(Strict):
 
     type: Literal["string", "integer", "number", "boolean", "date", "list"]
     description: str = Field(description="what it is, for who gives it")
-    default: Any = Field(None, description="the value if none is given; `null` is a value")
-    pattern: str | None = Field(None, description="regular expression that all of the text matches")
-    minimum: float | None = Field(None, description="the least number")
-    maximum: float | None = Field(None, description="the largest number")
-    enum: list[Any] | None = Field(None, description="the values that are allowed")
+    default: Any = Field(default=None, description="the value if none is given; `null` is a value")
+    pattern: str | None = Field(
+        default=None, description="regular expression that all of the text matches"
+    )
+    minimum: float | None = Field(default=None, description="the least number")
+    maximum: float | None = Field(default=None, description="the largest number")
+    enum: list[Any] | None = Field(default=None, description="the values that are allowed")
 
     @property
     def required(self) -> bool:
@@ -162,9 +164,9 @@ class Schedule(Strict):
     """
 
     cron: str = Field(description="minute hour day month weekday")
-    timezone: Timezone = Field("UTC", description="a name of the IANA database")
+    timezone: Timezone = Field(default="UTC", description="a name of the IANA database")
     runs: Literal["defaults", "partitions"] = Field(
-        "defaults",
+        default="defaults",
         description="what is run: the default values, or each partition that has ended since",
     )
 
@@ -182,33 +184,33 @@ class Schedule(Strict):
 class Retries(Strict):
     """How often the scheduler tries again after a failure, and how long it waits."""
 
-    attempts: int = Field(3, ge=0, le=10, description="after these, it is a dead letter")
-    delay: int = Field(30, ge=0, description="seconds before the first retry")
+    attempts: int = Field(default=3, ge=0, le=10, description="after these, it is a dead letter")
+    delay: int = Field(default=30, ge=0, description="seconds before the first retry")
     backoff: Literal["constant", "linear", "exponential"] = Field(
-        "exponential", description="how the delay grows"
+        default="exponential", description="how the delay grows"
     )
 
     def wait(self, retry: int) -> int:
         """Seconds before a retry; the first is 1."""
-        growth = {"constant": 1, "linear": retry, "exponential": 2 ** (retry - 1)}
+        growth: dict[str, int] = {"constant": 1, "linear": retry, "exponential": 2 ** (retry - 1)}
         return self.delay * growth[self.backoff]
 
 
 class Resources(Strict):
     """What a run needs, and on what its heavy cells compute (`thalweg.compute`)."""
 
-    profile: Literal["local", "dask", "ray"] = Field("local", description="what computes")
-    cpu: float = Field(1, gt=0, description="cores of a run's pod on Kubernetes")
-    memory: float = Field(2, gt=0, description="GB of a run's pod on Kubernetes")
+    profile: Literal["local", "dask", "ray"] = Field(default="local", description="what computes")
+    cpu: float = Field(default=1, gt=0, description="cores of a run's pod on Kubernetes")
+    memory: float = Field(default=2, gt=0, description="GB of a run's pod on Kubernetes")
 
 
 class Notify(Strict):
     """Who is told, and of what: a webhook that takes Slack's JSON, or an address of e-mail."""
 
-    webhook: str | None = Field(None, description="environment variable that holds the URL")
-    email: str | None = Field(None, description="address")
+    webhook: str | None = Field(default=None, description="environment variable that holds the URL")
+    email: str | None = Field(default=None, description="address")
     on: list[Literal["dead_letter", "late"]] = Field(
-        ["dead_letter", "late"], min_length=1, description="what is told"
+        default=["dead_letter", "late"], min_length=1, description="what is told"
     )
 
     @field_validator("webhook")

@@ -377,7 +377,11 @@ def _request(
 ) -> dict[str, Any]:
     """What the executing process is told; the kernel gets this environment and these settings."""
     given = {f"THALWEG_{f.name.upper()}": str(getattr(settings, f.name)) for f in fields(settings)}
-    run = {"THALWEG_RUN_ID": begun.id, "HOLOVIEWSRC": str(PLOTS)}
+    run = {
+        "THALWEG_RUN_ID": begun.id,
+        "THALWEG_COMPUTE": task.pipeline.resources.profile,
+        "HOLOVIEWSRC": str(PLOTS),
+    }
     if task.is_rerun:
         run["THALWEG_PINNED"] = str(begun.repeats)
     return {

@@ -60,26 +60,32 @@ class Pipeline(Strict):
     title: str = Field(description="what it is, in a few words")
     owner: str = Field(description="person or group that looks after it")
     description: str = Field(description="what it does, in a sentence or two")
-    notebook: str = Field("notebook.ipynb", description="file beside pipeline.yaml")
-    parameters: dict[str, Parameter] = Field({}, description="what a run may be given, by name")
-    schedule: Schedule | None = Field(
-        None, description="when it runs by itself; without, it follows what it needs"
+    notebook: str = Field(default="notebook.ipynb", description="file beside pipeline.yaml")
+    parameters: dict[str, Parameter] = Field(
+        default={}, description="what a run may be given, by name"
     )
-    partitions: Partitions | None = Field(None, description="into what its work is divided")
-    needs: list[str] = Field([], description="pipelines, or tables of the warehouse, before it")
-    retries: Retries = Field(Retries(), description="what becomes of a run that failed")
-    timeout: int = Field(3600, ge=1, description="seconds after which a run is stopped")
-    concurrency: int = Field(1, ge=1, le=100, description="how many of its runs go on at once")
+    schedule: Schedule | None = Field(
+        default=None, description="when it runs by itself; without, it follows what it needs"
+    )
+    partitions: Partitions | None = Field(default=None, description="into what its work is divided")
+    needs: list[str] = Field(
+        default=[], description="pipelines, or tables of the warehouse, before it"
+    )
+    retries: Retries = Field(default=Retries(), description="what becomes of a run that failed")
+    timeout: int = Field(default=3600, ge=1, description="seconds after which a run is stopped")
+    concurrency: int = Field(
+        default=1, ge=1, le=100, description="how many of its runs go on at once"
+    )
     overlap: Literal["skip", "queue", "allow"] = Field(
-        "queue",
+        default="queue",
         description="a run of a partition that another run is working on: is left out, waits, or "
         "goes on beside it",
     )
-    resources: Resources = Field(Resources(), description="what a run needs")
+    resources: Resources = Field(default=Resources(), description="what a run needs")
     freshness: Duration | None = Field(
-        None, description="it is late when its last success is older: 90m, 6h, 2d"
+        default=None, description="it is late when its last success is older: 90m, 6h, 2d"
     )
-    notify: list[Notify] = Field([], description="who is told when something is wrong")
+    notify: list[Notify] = Field(default=[], description="who is told when something is wrong")
 
     @property
     def notebook_path(self) -> Path:
