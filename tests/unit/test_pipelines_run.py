@@ -232,7 +232,7 @@ def test_a_running_run_is_not_taken_for_lost(pipeline: Make, tmp_path: Path) -> 
 
 def test_without_memory(pipeline: Make) -> None:
     settings = pipeline(
-        "import resource, time; held = b\"x\" * 300_000_000; time.sleep(0.8)",
+        'import resource, time; held = b"x" * 300_000_000; time.sleep(0.8)',
         "resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31)); more = bytearray(2**32)",
     )
     failed = failure(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,8 +19,8 @@ from thalweg.cli.common import (
 from thalweg.errors import ThalwegError
 
 if TYPE_CHECKING:
+    from thalweg.pipelines.backfill import Backfilled
     from thalweg.pipelines.history import Run
-    from thalweg.pipelines.specification import Pipeline
 
 __all__ = ["register"]
 
@@ -31,6 +32,7 @@ Name = Annotated[str, typer.Argument(help="Name of a pipeline.", show_default=Fa
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the `thalweg` command."""
     app.command()(run)
+    app.command()(backfill)
     app.add_typer(pipelines, name="pipeline")
 
 
@@ -39,6 +41,9 @@ def run(
     parameter: Annotated[
         list[str] | None,
         typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Give it as often as needed."),
+    ] = None,
+    partition: Annotated[
+        str | None, typer.Option(help="Which partition, such as 2024-09-26.", show_default=False)
     ] = None,
     json: Json = False,
     data_dir: DataDir = None,
@@ -52,6 +57,8 @@ def run(
         thalweg run evaluate -p lead_time_bin=48 -p metrics=kge,nse
 
         thalweg run ingest_usgs -p sites=03171000 -p start=now-7d -p end=now
+
+        thalweg run ingest_usgs --partition 2024-09-26
     """
     from thalweg.pipelines import run as runner
 
@@ -61,7 +68,7 @@ def run(
             values = pairs(parameter)
             cells = step(name)
             done = runner.run(
-                name, values, settings=settings, process=process,
+                name, values, partition=partition, settings=settings, process=process,
                 progress=lambda cell, total: cells(cell - 1, total),  # which starts now
             )  # fmt: skip
     except runner.RunFailed as failed:
@@ -75,18 +82,59 @@ def run(
     typer.echo(f"{name} succeeded in {done.duration:.1f} s; see: thalweg runs show {done.id[-12:]}")
 
 
+def backfill(
+    name: Name,
+    partitions: Annotated[
+        str,
+        typer.Argument(
+            metavar="FROM..TO",
+            help="First and last partition, both included; either may be left out.",
+        ),
+    ],
+    again: Annotated[
+        bool, typer.Option("--again", help="Run also what has succeeded before.")
+    ] = False,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Run the partitions of a pipeline that have not succeeded yet; exit 1 if one fails.
+
+    Stop it at any time: the same command goes on where it was.
+
+    Examples:
+
+        thalweg backfill ingest_usgs 2024-09-25..2024-09-28
+
+        thalweg backfill ingest_usgs 2024-09-25.. --again
+    """
+    from thalweg.pipelines import backfill as backfilling
+
+    first, dots, last = partitions.partition("..")
+    with bars(hidden=json) as step:
+        done = backfilling.backfill(
+            name, first or None, (last if dots else first) or None, again=again,
+            settings=local_settings(data_dir), progress=step(name),
+        )  # fmt: skip
+    if json:
+        print_json(asdict(done))
+    else:
+        _print_backfilled(done, partitions)
+    if done.failed or done.left:
+        raise typer.Exit(1)
+
+
 @pipelines.command("list")
 def list_pipelines(json: Json = False, data_dir: DataDir = None) -> None:
     """List the pipelines in order of flow.
 
     Example: `thalweg pipeline list`
     """
-    from thalweg.pipelines import specification
+    from thalweg.pipelines import flow, specification
 
     found = list(specification.all(local_settings(data_dir)).values())
     if json:
         return print_json([each.model_dump(mode="json") for each in found])
-    rows = [[each.name, each.title, _when(each), ", ".join(each.needs)] for each in found]
+    rows = [[each.name, each.title, flow.when(each), ", ".join(each.needs)] for each in found]
     print_table(["pipeline", "what it is", "runs", "needs"], rows)
     typer.echo("Run one: thalweg run NAME; its parameters: thalweg pipeline show NAME")
 
@@ -97,7 +145,7 @@ def show_pipeline(name: Name, json: Json = False, data_dir: DataDir = None) -> N
 
     Example: `thalweg pipeline show ingest_usgs`
     """
-    from thalweg.pipelines import specification
+    from thalweg.pipelines import flow, specification
 
     found = specification.get(name, local_settings(data_dir))
     if json:
@@ -106,7 +154,7 @@ def show_pipeline(name: Name, json: Json = False, data_dir: DataDir = None) -> N
         "title": found.title,
         "owner": found.owner,
         "what": found.description,
-        "runs": _when(found),
+        "runs": flow.when(found),
         "needs": ", ".join(found.needs),
         "timeout": f"{found.timeout} s",
         "retries": found.retries.attempts,
@@ -153,10 +201,82 @@ def _problem(check: Any, argument: Any) -> str | None:
     return None
 
 
-def _when(pipeline: Pipeline) -> str:
-    if pipeline.schedule:
-        return f"{pipeline.schedule.cron} ({pipeline.schedule.timezone})"
-    return "after what it needs" if pipeline.needs else "on demand"
+@pipelines.command()
+def new(
+    name: Annotated[str, typer.Argument(help="lower_case_with_underscores", show_default=False)],
+    title: Annotated[str | None, typer.Option(help="What it is, in a few words.")] = None,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a new pipeline, which runs as it is, to be changed into one's own.
+
+    Example: `thalweg pipeline new count_gauges --title "Gauges by state"`
+    """
+    from thalweg.pipelines import template
+
+    folder = template.make(name, local_settings(data_dir), title)
+    if json:
+        return print_json({"name": name, "folder": folder})
+    typer.echo(f"Made {folder}: change pipeline.yaml and notebook.ipynb there.")
+    typer.echo(f"Check it: thalweg pipeline validate; run it: thalweg run {name}")
+
+
+@pipelines.command()
+def graph(
+    name: Annotated[
+        str | None, typer.Argument(help="Only what this one needs, and what needs it.")
+    ] = None,
+    mermaid: Annotated[
+        bool, typer.Option("--mermaid", help="Print a Mermaid flowchart for a page.")
+    ] = False,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Show which pipeline follows which, and when each runs.
+
+    Example: `thalweg pipeline graph evaluate`
+    """
+    from rich.console import Console
+
+    from thalweg.pipelines import flow, specification
+
+    found = flow.as_dict(specification.all(local_settings(data_dir)), name)
+    if json:
+        return print_json(found)
+    if mermaid:
+        return typer.echo(flow.mermaid(found))
+    Console().print(flow.tree(found))
+    typer.echo("Look into one: thalweg pipeline show NAME")
+
+
+@pipelines.command()
+def schema() -> None:
+    """Print the JSON schema of pipeline.yaml, by which editors complete and check it.
+
+    Example: `thalweg pipeline schema > pipelines/pipeline.schema.json`
+    """
+    from thalweg.pipelines import specification
+
+    typer.echo(specification.schema(), nl=False)
+
+
+def _print_backfilled(done: Backfilled, partitions: str) -> None:
+    said = {"failed": done.failed, "left out, as another run works on it": done.busy}
+    rows = [
+        [key, what, why.partition("\n")[0]]
+        for what, each in said.items()
+        for key, why in each.items()
+    ]
+    if rows:
+        print_table(["partition", "", "why"], rows)
+    counts = {
+        "ran": len(done.succeeded), "succeeded before": len(done.done_before),
+        "failed": len(done.failed), "busy": len(done.busy), "not begun": len(done.left),
+    }  # fmt: skip
+    typer.echo(f"{done.pipeline}: " + ", ".join(f"{n} {what}" for what, n in counts.items() if n))
+    if done.failed or done.left:
+        again = f"thalweg backfill {done.pipeline} {partitions}"
+        typer.echo(f"Why: thalweg runs list --pipeline {done.pipeline}; go on: {again}")
 
 
 def _print_written(run: Run) -> None:
