@@ -40,12 +40,13 @@ class Settings:
     dask_idle_timeout: int = setting(1800, "seconds without work after which a Dask cluster stops")
     schedules: bool = setting(False, "start the schedules of the pipelines by themselves")
     launcher: str = setting(
-        "local", "what scheduled runs are: `local` processes, or `kubernetes` jobs"
+        "local", "what scheduled runs are: local (processes) or kubernetes (jobs)"
     )
     image: str = setting("", "image of the runs' pods on Kubernetes")
     namespace: str = setting("thalweg", "namespace of the runs' pods on Kubernetes")
     compute: str = setting(
-        "local", "what `thalweg.compute.cluster` gives: `local`, `dask` or `ray`; a run has its own"
+        "local",
+        "what thalweg.compute.cluster() gives: local, dask or ray; a run has its pipeline's",
     )
     sample: bool = setting(True, "load the embedded sample at the first start")
     database_url: str = setting(

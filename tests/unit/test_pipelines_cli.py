@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,6 +180,28 @@ def test_a_backfill_goes_on_where_it_was(home: Settings) -> None:
         InvalidInput, match="no partition '2000-03': they go from 1999-11 to 2000-02"
     ):
         call("backfill", "tell", "2000-01..2000-03")
+
+
+def test_a_backfill_that_is_interrupted_leaves_nothing_running(
+    home: Settings, tmp_path: Path
+) -> None:
+    folder = home.home / "pipelines" / "tell"
+    more = "partitions: {by: key, keys: [a, b, c]}\n"
+    (folder / "pipeline.yaml").write_text(f"{YAML}{more}concurrency: 2\n")
+    notebook = json.loads((folder / "notebook.ipynb").read_text())
+    notebook["cells"][1]["source"] = f"import time; open({str(tmp_path / 'on')!r}, 'a').write('x')"
+    notebook["cells"][1]["source"] += "; time.sleep(60)"
+    (folder / "notebook.ipynb").write_text(json.dumps(notebook))
+    command = [sys.executable, "-m", "thalweg", "backfill", "tell", "a..c"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not (tmp_path / "on").exists() or (tmp_path / "on").read_text() != "xx":
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    states = {run.partition: run.state for run in history.find("tell", limit=2, settings=home)}
+    assert states == {"a": "cancelled", "b": "cancelled"}
 
 
 def test_help_has_examples() -> None:

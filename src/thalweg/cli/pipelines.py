@@ -158,6 +158,8 @@ def show_pipeline(name: Name, json: Json = False, data_dir: DataDir = None) -> N
         "needs": ", ".join(found.needs),
         "timeout": f"{found.timeout} s",
         "retries": found.retries.attempts,
+        "at once": f"{found.concurrency}; the same partition: {found.overlap}",
+        "freshness": found.freshness or "no promise",
         "notebook": found.notebook_path,
     }
     for key, value in about.items():
@@ -169,6 +171,8 @@ def show_pipeline(name: Name, json: Json = False, data_dir: DataDir = None) -> N
     print_table(["parameter", "type", "default", "what it is"], rows)
     example = "".join(f" -p {key}=…" for key in list(found.parameters)[:1])
     typer.echo(f"Run it: thalweg run {name}{example}")
+    if found.partitions:
+        typer.echo(f"Fill in the past: thalweg backfill {name} FROM..TO")
 
 
 @pipelines.command()
