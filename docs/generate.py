@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import typer.cli
 import typer.main
@@ -243,6 +245,49 @@ def pipelines_page() -> str:
     return f"# Pipelines\n\nRun one with `thalweg run NAME -p parameter=value`.\n{about}"
 
 
+def pipeline_file_page() -> str:
+    schema = json.loads(specification.schema())
+    models = {"": schema, **schema["$defs"]}
+    named = {"Notify": "notify", "Parameter": "parameters.NAME", "Backfill": "partitions.backfill"}
+    about = ""
+    for name, model in models.items():
+        required = model.get("required", ())
+        rows = [
+            (
+                f"`{key}`",
+                _kind(each),
+                "needed" if key in required else _default(each),
+                each.get("description", "see below"),
+            )
+            for key, each in model["properties"].items()
+        ]
+        title = f"\n## {named.get(name, name.lower())}\n\n{model['description']}\n" if name else ""
+        about += f"{title}\n{table(('key', 'type', 'default', 'what it is'), rows)}\n"
+    return f"""# pipeline.yaml
+
+What a pipeline is, beside its notebook. An unknown key or a wrong value is refused, with its line.
+`thalweg pipeline schema` prints the same as JSON schema for editors.
+{about}"""
+
+
+def _kind(each: dict[str, Any]) -> str:
+    """The type of a key, in words, out of its JSON schema."""
+    if "enum" in each:
+        return ", ".join(f"`{value}`" for value in each["enum"])
+    if "anyOf" in each:
+        return ", ".join(_kind(one) for one in each["anyOf"] if one != {"type": "null"})
+    if "$ref" in each:
+        return each["$ref"].rpartition("/")[2].lower()
+    inner = each.get("items") or each.get("additionalProperties")
+    words = {"array": "list of ", "object": "by name: "}
+    return words[each["type"]] + _kind(inner) if inner else each.get("type", "any")
+
+
+def _default(each: dict[str, Any]) -> str:
+    default = each.get("default")
+    return "" if default in (None, [], {}) or isinstance(default, dict) else f"`{default}`"
+
+
 def sources_page() -> str:
     known = [
         (f"`{name}`", sources.get(name).TITLE, sources.get(name).LICENCE)
@@ -269,6 +314,7 @@ PAGES = {
     "commands": commands,
     "settings": settings_page,
     "pipelines": pipelines_page,
+    "pipeline_file": pipeline_file_page,
     "catalogue": catalogue_page,
     "tables": tables_page,
     "contracts": contracts_page,

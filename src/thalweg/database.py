@@ -29,6 +29,7 @@ from sqlalchemy import (
     UniqueConstraint,
     create_engine,
     event,
+    text,
 )
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -70,6 +71,7 @@ class UtcDateTime(TypeDecorator[dt.datetime]):
 class Base(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012
         dict[str, Any]: JSON,
+        list[str]: JSON(none_as_null=True),
         dt.datetime: UtcDateTime,
         int: BigInteger,
     }
@@ -99,12 +101,22 @@ class RunRow(Base):
     """One execution of a pipeline's notebook."""
 
     __tablename__ = "runs"
+    __table_args__ = (
+        # Of the runs that are at work, one has a claim: the database decides which.
+        Index(
+            "ix_runs_claim",
+            "claim",
+            unique=True,
+            sqlite_where=text("state = 'running'"),
+            postgresql_where=text("state = 'running'"),
+        ),
+    )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     pipeline: Mapped[str] = mapped_column(String(128), index=True)
     partition: Mapped[str | None] = mapped_column(String(128))
-    state: Mapped[str] = mapped_column(String(16), index=True)  # running | succeeded | failed
-    trigger: Mapped[str] = mapped_column(String(32))  # dagster | command | notebook
+    state: Mapped[str] = mapped_column(String(16), index=True)  # `thalweg.pipelines.history.STATES`
+    trigger: Mapped[str] = mapped_column(String(32))  # dagster | command | notebook | retry | rerun
     user: Mapped[str] = mapped_column(String(128))
     started_at: Mapped[dt.datetime] = mapped_column(index=True)
     ended_at: Mapped[dt.datetime | None]
@@ -114,6 +126,15 @@ class RunRow(Base):
     environment: Mapped[str | None] = mapped_column(String(128))  # lock hash or image digest
     notebook_uri: Mapped[str | None]
     error: Mapped[str | None]
+    attempt: Mapped[int] = mapped_column(default=1)
+    is_last: Mapped[bool] = mapped_column(default=False)  # nobody tries again after it
+    repeats: Mapped[str | None] = mapped_column(String(36), index=True)
+    claim: Mapped[str | None] = mapped_column(String(258))  # on what no other works meanwhile
+    seen_at: Mapped[dt.datetime | None]  # its last sign of life
+    cancelled_by: Mapped[str | None] = mapped_column(String(128))
+    peak_memory: Mapped[int | None]  # bytes
+    html_uri: Mapped[str | None]
+    differences: Mapped[list[str] | None]  # of a rerun, from what it repeats; none: identical
 
 
 class RunUse(Base):
@@ -124,7 +145,7 @@ class RunUse(Base):
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
-    direction: Mapped[str] = mapped_column(String(8))  # read | wrote
+    direction: Mapped[str] = mapped_column(String(8))  # read | wrote; of a rerun same | differs
     kind: Mapped[str] = mapped_column(String(8))  # raw | table | gridded
     name: Mapped[str]  # dataset of the raw file, or name of the table or repository
     version: Mapped[str]  # id of the raw file, or id of the snapshot
@@ -158,9 +179,9 @@ def session(settings: Settings | None = None) -> Iterator[Session]:
         if is_bug and getattr(error.orig, "sqlstate", None) != NO_TABLE:
             raise
         said = str(error.orig).strip().partition("\n")[0]
-        raise Unavailable(
-            f"the metadata database does not answer ({said}): is the hub up? `thalweg up` starts it"
-        ) from error
+        is_full = "disk is full" in said
+        todo = "make room on it" if is_full else "is the hub up? `thalweg up` starts it"
+        raise Unavailable(f"the metadata database does not answer ({said}): {todo}") from error
 
 
 @lru_cache(maxsize=8)

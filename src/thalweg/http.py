@@ -132,21 +132,35 @@ class Client:
             raise InvalidInput(f"a password is no part of a URL ({request.url.host}): use `keys`")
         if part and not (part[0] >= 0 and (part[1] is None or part[0] < part[1])):
             raise InvalidInput(f"{url}: bytes {part[0]} to {part[1]} are no part of a file")
-        download = _Download(request, part, kind, progress)
+        return self._patiently(_Download(request, part, kind, progress))
+
+    def post(self, url: str, content: Mapping[str, object]) -> None:
+        """Send JSON to `url`, again where that can help, so that it may arrive more than once.
+
+        Raises `InvalidInput`, `NotFound` and `Unavailable` as `get` does.
+        """
+        try:
+            request = self._http.build_request("POST", url, json=content)
+        except httpx.InvalidURL as error:
+            raise InvalidInput(f"cannot send to {url}: {error}") from None
+        self._patiently(_Message(request))
+
+    def _patiently(self, task: _Download | _Message) -> Answer:
+        """Attempt it until it is done, or there is no hope."""
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(self._may_pass),
-            stop=lambda state: state.attempt_number - download.steps >= self._attempts,
+            stop=lambda state: state.attempt_number - task.steps >= self._attempts,
             wait=self._wait,
             reraise=True,
         )
         try:
-            return retrying(download.attempt, self._http)
+            return retrying(task.attempt, self._http)
         except httpx.UnsupportedProtocol as error:
-            raise InvalidInput(f"cannot ask for {url}: {error}") from None
+            raise InvalidInput(f"cannot ask for {task.url}: {error}") from None
         except (_Busy, httpx.RequestError) as error:
             raise Unavailable(
-                f"{download.url} is not to be had ({str(error) or type(error).__name__} after "
-                f"{download.attempts} attempts); try later"
+                f"{task.url} is not to be had ({str(error) or type(error).__name__} after "
+                f"{task.attempts} attempts); try later"
             ) from error
 
     def _sign(self, request: httpx.Request) -> None:
@@ -180,6 +194,25 @@ class _Busy(Exception):
     def __init__(self, said: str, retry_after: float | None = None) -> None:
         super().__init__(said)
         self.retry_after = retry_after
+
+
+@dataclass
+class _Message:
+    """What is sent, over as many attempts as it takes."""
+
+    request: httpx.Request
+    attempts: int = 0
+    steps: int = 0
+
+    @property
+    def url(self) -> str:
+        return str(self.request.url)
+
+    def attempt(self, client: httpx.Client) -> Answer:
+        self.attempts += 1
+        response = client.send(self.request)
+        _check_status(self.url, response)
+        return Answer(self.url, dict(response.headers), response.content)
 
 
 @dataclass
@@ -237,17 +270,10 @@ class _Download:
         return client.build_request("GET", self.request.url, headers=headers)
 
     def _check(self, response: httpx.Response) -> None:
-        status, said = response.status_code, f"{response.status_code} {response.reason_phrase}"
-        if status in (404, 410):
-            raise NotFound(f"{self.url}: nothing is there ({said})")
-        if status == 416 and self.came:
+        if response.status_code == 416 and self.came:
             self._forget()
             raise _Busy("the file has changed on its way")
-        if status in BUSY or status >= 500:
-            after = _retry_after(response)
-            raise _Busy(said if after is None else f"{said}, come back in {after:.0f} s", after)
-        if not response.is_success:
-            raise InvalidInput(f"{self.url} is refused: {said}")
+        said = _check_status(self.url, response)
         type = response.headers.get("content-type", "none")
         if self.kind and self.kind not in type:
             raise _Busy(f"{said} with content of type {type}, expected {self.kind}")
@@ -299,6 +325,19 @@ class _Download:
     def _forget(self) -> None:
         self.came.clear()
         self.start, self.expected = 0, None
+
+
+def _check_status(url: str, response: httpx.Response) -> str:
+    """What the server said in words, if that is good; else raises what `get` says, or `_Busy`."""
+    status, said = response.status_code, f"{response.status_code} {response.reason_phrase}"
+    if status in (404, 410):
+        raise NotFound(f"{url}: nothing is there ({said})")
+    if status in BUSY or status >= 500:
+        after = _retry_after(response)
+        raise _Busy(said if after is None else f"{said}, come back in {after:.0f} s", after)
+    if not response.is_success:
+        raise InvalidInput(f"{url} is refused: {said}")
+    return said
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

@@ -186,6 +186,8 @@ def keep(
     """
     settings = settings or load()
     entry = _new(_id(table, raw_file_id or _bytes(rows)), table, raw_file_id, units)
+    if record.pinned():  # a rerun keeps nothing
+        return changed(entry, reason=_summary(rows), count=rows.num_rows)
     while True:
         earlier = _find(entry.id, settings)
         waiting = []
@@ -207,13 +209,15 @@ def keep_file(
     """Keep note of a raw file that cannot be read; the file stays where it is."""
     settings = settings or load()
     entry = changed(_new(_id("", file.id), None, file.id, units), reason=reason, uri=file.uri)
-    while not _save(entry, _find(entry.id, settings), settings):
+    while not record.pinned() and not _save(entry, _find(entry.id, settings), settings):
         pass  # another keeps the same file
     return entry
 
 
 def release(ids: Iterable[str], settings: Settings | None = None) -> None:
     """Release the entries of the whole raw files of these ids: they can be read now."""
+    if record.pinned():  # a rerun releases nothing
+        return
     waiting = QuarantineRow.released_at.is_(None) | QuarantineRow.reason.startswith(DISCARDED)
     these, readable = (QuarantineRow.table.is_(None), waiting), {*ids}
     with database.session(settings) as session, session.begin():

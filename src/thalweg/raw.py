@@ -96,6 +96,8 @@ def land(
     url = _without_secrets(url)
     _check(source, dataset, extension, content, valid_from, valid_to)
     sha256 = hashlib.sha256(content).hexdigest()
+    if record.pinned():
+        return _as_landed_then(source, dataset, url, sha256, settings)
     if earlier := _same(source, dataset, sha256, settings):
         return earlier
     now = dt.datetime.now(dt.UTC)
@@ -273,6 +275,20 @@ def _same(source: str, dataset: str, sha256: str, settings: Settings) -> RawFile
     with database.session(settings) as session:
         row = session.scalar(wanted)
         return _file(row) if row else None
+
+
+def _as_landed_then(
+    source: str, dataset: str, url: str, sha256: str, settings: Settings
+) -> RawFile:
+    """In a rerun, the file from this address that the repeated run had; nothing lands."""
+    files = find(source, dataset, [u.version for u in record.pinned_uses("raw", dataset)], settings)
+    for file in sorted(files, key=lambda file: file.sha256 != sha256):
+        if url == file.url or sha256 == file.sha256:
+            return file
+    raise InvalidInput(
+        f"run {record.pinned()} had nothing from {url}, and a rerun lands no file: run it anew "
+        f"with `thalweg run`"
+    )
 
 
 def _file(row: RawFileRow) -> RawFile:

@@ -19,7 +19,9 @@ __all__ = ["Settings", "describe", "load"]
 
 
 #: Names after THALWEG_ that a run or the hub sets for its children; they are no settings.
-NOT_SETTINGS = frozenset({"dask_token_file", "instance", "part", "run_id"})
+NOT_SETTINGS = frozenset({"dask_token_file", "instance", "part", "pinned", "run_id"})
+
+CHOICES = {"launcher": ("local", "kubernetes"), "compute": ("local", "dask", "ray")}
 
 
 def setting(default: Any, help: str) -> Any:
@@ -37,12 +39,25 @@ class Settings:
     idle_timeout: int = setting(3600, "seconds without activity after which a Lab server is culled")
     dask_idle_timeout: int = setting(1800, "seconds without work after which a Dask cluster stops")
     schedules: bool = setting(False, "start the schedules of the pipelines by themselves")
+    launcher: str = setting(
+        "local", "what scheduled runs are: local (processes) or kubernetes (jobs)"
+    )
+    image: str = setting("", "image of the runs' pods on Kubernetes")
+    namespace: str = setting("thalweg", "namespace of the runs' pods on Kubernetes")
+    compute: str = setting(
+        "local",
+        "what thalweg.compute.cluster() gives: local, dask or ray; a run has its pipeline's",
+    )
     sample: bool = setting(True, "load the embedded sample at the first start")
     database_url: str = setting(
         "", "SQLAlchemy URL of the metadata database; empty: SQLite in data_dir"
     )
     raw_uri: str = setting("s3://raw", "where raw files land")
     runs_uri: str = setting("s3://runs", "where executed notebooks are kept")
+    smtp_url: str = setting(
+        "", "mail server of notices: smtp://HOST:PORT or smtps://USER:PASSWORD@HOST:PORT"
+    )
+    mail_from: str = setting("thalweg@localhost", "address from which notices are sent")
     gridded_uri: str = setting("s3://gridded", "where repositories of fields are kept")
     warehouse: str = setting("thalweg", "name of the PyIceberg catalogue that holds the tables")
     public_endpoint: str = setting(
@@ -97,6 +112,10 @@ def load(environ: Mapping[str, str] | None = None, **flags: Any) -> Settings:
     start = Path.cwd() if flags.get("data_dir") else home
     data_dir = start / Path(values.get("data_dir", Settings.data_dir)).expanduser()
     values["data_dir"] = Path(os.path.normpath(data_dir))
+    for name, choices in CHOICES.items():
+        if name in values and values[name] not in choices:
+            hint = nearest(values[name], choices)
+            raise InvalidInput(f"setting {name!r}: unknown value {values[name]!r}{hint}")
     if not 0 < values.get("port", Settings.port) < 65536:
         raise InvalidInput(f"setting 'port': expected 1 to 65535, got {values['port']}")
     return Settings(**values)

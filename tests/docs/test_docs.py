@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -103,6 +104,10 @@ def documented() -> Iterator[tuple[str, str]]:
         yield "pipelines", name
         for parameter in pipeline.parameters:
             yield "pipelines", parameter
+    schema = json.loads(specification.schema())
+    for model in (schema, *schema["$defs"].values()):
+        for key in model["properties"]:
+            yield "pipeline_file", key
 
 
 def test_everything_is_documented(built: Path) -> None:

@@ -38,6 +38,14 @@ WEBSOCKET = {
 }
 
 
+def test_what_to_compute_on_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compute.cluster() is None
+    monkeypatch.setenv("THALWEG_COMPUTE", "dask")
+    monkeypatch.delenv("DASK_GATEWAY__ADDRESS", raising=False)
+    with pytest.raises(Unavailable, match="no Dask Gateway is known here"):
+        compute.cluster()
+
+
 @pytest.fixture(scope="module")
 def dask_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Dashboards of a scheduler and of a worker under a nanny, both with the guard preloaded."""

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import pytest
 from typer.testing import CliRunner
 
-from thalweg import database
+from thalweg import database, warehouse
 from thalweg.cli import app
-from thalweg.errors import InvalidInput
+from thalweg.errors import InvalidInput, NotFound
+from thalweg.pipelines import history, specification
 from thalweg.pipelines.run import RunFailed
 from thalweg.settings import Settings
 
@@ -97,6 +104,109 @@ def test_pipelines_are_listed_shown_and_checked(home: Settings) -> None:
     assert "did you mean 'owner'" in call("pipeline", "validate", code=1)
 
 
+def test_a_new_pipeline_runs_at_once(home: Settings) -> None:
+    folder = home.home / "pipelines" / "count_rows"
+    assert str(folder) in call("pipeline", "new", "count_rows", "--title", 'Rows: "all"')
+    assert "count_rows: ok" in call("pipeline", "validate")
+    nbformat.validate(nbformat.read(folder / "notebook.ipynb", as_version=4))
+    assert json.loads((folder.parent / "pipeline.schema.json").read_text())["title"]
+    warehouse.migrate()
+    done = json.loads(call("run", "count_rows", "--json"))
+    assert (done["state"], done["parameters"]) == ("succeeded", {"table": "locations"})
+    with pytest.raises(InvalidInput, match="is there already: choose another name"):
+        call("pipeline", "new", "count_rows")
+    with pytest.raises(InvalidInput, match="lower_case_with_underscores, got"):
+        call("pipeline", "new", "../x")
+    made = folder / "pipeline.yaml"
+    # Each key that it offers is allowed.
+    made.write_text(re.sub(r"^# (\w+: )", r"\1", made.read_text(), flags=re.MULTILINE))
+    assert specification.load(folder).partition_keys() == ["locations", "metrics"]
+    assert "no pipeline or table 'ingest_usgs'" in call("pipeline", "validate", code=1)
+
+
+def test_the_graph(home: Settings) -> None:
+    for name, needs in (("after", "[tell, metrics]"), ("last", "[after]"), ("alone", "[]")):
+        call("pipeline", "new", name)
+        file = home.home / "pipelines" / name / "pipeline.yaml"
+        file.write_text(f"{file.read_text()}needs: {needs}\n")
+    graph = json.loads(call("pipeline", "graph", "after", "--json"))
+    assert graph["edges"] == [
+        {"from": "tell", "to": "after"},
+        {"from": "metrics", "to": "after"},
+        {"from": "after", "to": "last"},
+    ]
+    assert {node["name"]: node["kind"] for node in graph["nodes"]} == {
+        "metrics": "table", "tell": "pipeline", "after": "pipeline", "last": "pipeline",
+    }  # fmt: skip
+    shown = call("pipeline", "graph").splitlines()
+    assert [line.split("  ")[-1] for line in shown if "after what it needs, and tell" in line]
+    assert any(line.lstrip("│├└─ ").startswith("alone  on demand") for line in shown)
+    assert "    metrics --> after" in call("pipeline", "graph", "--mermaid")
+    assert "    metrics[(metrics)]" in call("pipeline", "graph", "--mermaid")
+    with pytest.raises(NotFound, match="did you mean 'after'"):
+        call("pipeline", "graph", "aftr")
+
+
+def test_a_backfill_goes_on_where_it_was(home: Settings) -> None:
+    file = home.home / "pipelines/tell/pipeline.yaml"
+    file.write_text(
+        YAML + "partitions: {by: monthly, start: 1999-11, end: 2000-02, parameters: {gage: "
+        '"99999999"}}\nconcurrency: 2\nretries: {attempts: 1, delay: 0}\n'
+    )
+    text = file.read_text()
+    file.write_text(text.replace('"99999999"', '"01013500"'))
+    done = json.loads(call("backfill", "tell", "1999-11..1999-12", "--json"))
+    assert sorted(done["succeeded"]) == ["1999-11", "1999-12"]
+
+    file.write_text(text)  # now each fails
+    said = call("backfill", "tell", "..2000-01", code=1)
+    assert "tell: 2 succeeded before, 1 failed" in said
+    assert "thalweg backfill tell ..2000-01" in said
+    runs = history.find("tell", partition="2000-01", settings=home)
+    assert [(run.state, run.attempt, run.trigger) for run in runs] == [
+        ("dead", 2, "backfill"),
+        ("failed", 1, "backfill"),
+    ]
+
+    file.write_text(text.replace('"99999999"', '"01013500"'))
+    done = json.loads(call("backfill", "tell", "2000-01", "--json"))
+    assert (done["succeeded"], done["done_before"]) == (["2000-01"], [])
+    assert "tell: 3 succeeded before" in call("backfill", "tell", "1999-11..2000-01")
+    again = json.loads(call("backfill", "tell", "1999-12", "--again", "--json"))
+    assert again["succeeded"] == ["1999-12"]
+    one = json.loads(call("run", "tell", "--partition", "2000-02", "--json"))
+    assert (one["partition"], one["parameters"]) == ("2000-02", {"gage": "01013500"})
+    with pytest.raises(
+        InvalidInput, match="no partition '2000-03': they go from 1999-11 to 2000-02"
+    ):
+        call("backfill", "tell", "2000-01..2000-03")
+
+
+def test_a_backfill_that_is_interrupted_leaves_nothing_running(
+    home: Settings, tmp_path: Path
+) -> None:
+    folder = home.home / "pipelines" / "tell"
+    more = "partitions: {by: key, keys: [a, b, c]}\n"
+    (folder / "pipeline.yaml").write_text(f"{YAML}{more}concurrency: 2\n")
+    notebook = json.loads((folder / "notebook.ipynb").read_text())
+    notebook["cells"][1]["source"] = f"import time; open({str(tmp_path / 'on')!r}, 'a').write('x')"
+    notebook["cells"][1]["source"] += "; time.sleep(60)"
+    (folder / "notebook.ipynb").write_text(json.dumps(notebook))
+    command = [sys.executable, "-m", "thalweg", "backfill", "tell", "a..c"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not (tmp_path / "on").exists() or (tmp_path / "on").read_text() != "xx":
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    states = {run.partition: run.state for run in history.find("tell", limit=2, settings=home)}
+    assert states == {"a": "cancelled", "b": "cancelled"}
+
+
 def test_help_has_examples() -> None:
-    for command in (["run"], ["runs", "list"], ["runs", "show"], ["pipeline", "show"]):
+    for command in (
+        ["run"], ["runs", "list"], ["runs", "show"], ["pipeline", "show"], ["backfill"],
+        ["pipeline", "new"], ["pipeline", "graph"], ["pipeline", "schema"],
+    ):  # fmt: skip
         assert "thalweg" in call(*command, "--help").split("Usage", 1)[1].split("\n", 1)[1]

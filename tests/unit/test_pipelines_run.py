@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -19,8 +22,8 @@ import pytest
 from thalweg import database, storage
 from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.pipelines import history
-from thalweg.pipelines.history import Run
-from thalweg.pipelines.run import RunFailed, run
+from thalweg.pipelines.history import Busy, Run
+from thalweg.pipelines.run import RunFailed, executor, run
 from thalweg.settings import Settings
 
 YAML = """\
@@ -30,6 +33,7 @@ description: Runs some code.
 timeout: {timeout}
 parameters:
   gage: {{type: string, description: a gauge, default: "03171000"}}
+partitions: {{by: key, keys: [new, yuba], parameters: {{gage: "{{key}}"}}}}
 """
 
 Make = Callable[..., Settings]
@@ -92,6 +96,8 @@ def test_a_run_leaves_a_record(pipeline: Make) -> None:
     )
 
     assert (done.state, done.error, done.trigger) == ("succeeded", None, "command")
+    assert (done.attempt, done.partition, done.repeats, done.differences) == (1, None, None, None)
+    assert 30e6 < done.peak_memory < 1e9
     assert seen == [(number, 6) for number in range(1, 7)]  # five cells and the injected one
     assert done.parameters == {"gage": "01013500"}
     uses = [(use.direction, use.kind, use.name, use.version, use.rows) for use in done.uses]
@@ -105,6 +111,14 @@ def test_a_run_leaves_a_record(pipeline: Make) -> None:
     notebook = saved(done)
     assert notebook["metadata"]["thalweg"] == json.loads(json.dumps(done.as_dict()))
     assert notebook["cells"][-1]["outputs"][0]["text"] == [f"01013500 {done.id}\n"]
+    header = notebook["cells"][0]
+    assert (header["cell_type"], header["metadata"]) == ("markdown", {"tags": ["thalweg-record"]})
+    for shown in ("**succeeded**", done.id, "01013500", "1 raw files of helene", "121 rows"):
+        assert shown in header["source"]
+    page = storage.read(done.html_uri).decode()
+    assert f"01013500 {done.id}" in page
+    assert "<strong>succeeded</strong>" in page
+    assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//[^"']+""", page)
     assert f"/work/{done.started_at:%Y-%m-%d}/{done.id}.ipynb" in done.notebook_uri
     assert not (settings.data_dir / "work" / done.id).exists()
 
@@ -123,7 +137,8 @@ def test_a_kernel_that_is_not_there(pipeline: Make) -> None:
     settings = pipeline("1")
     path = settings.home / "pipelines" / "work" / "notebook.ipynb"
     path.write_text(path.read_text().replace('"python3"', '"fortran"'))
-    assert failure(settings).error == "NoSuchKernel: No such kernel named fortran"
+    error = failure(settings).error
+    assert error.startswith("NoSuchKernel: No such kernel named fortran; say a kernel that")
 
 
 def test_an_error_in_a_cell(pipeline: Make) -> None:
@@ -150,7 +165,7 @@ def test_a_killed_executor(pipeline: Make) -> None:
 def test_the_time_limit(pipeline: Make) -> None:
     started = time.monotonic()
     failed = failure(pipeline("import time; time.sleep(120)", timeout=1))
-    assert failed.error == "it took longer than its time limit of 1 s"
+    assert failed.error.startswith("it took longer than its time limit of 1 s; give it less")
     assert time.monotonic() - started < 60
 
 
@@ -170,7 +185,7 @@ def test_late_kernels_are_interrupted_and_if_need_be_killed(
         + f'Path("{tmp_path}/runs").touch()\nfor _ in range(120): time.sleep(1)',
     )
     failed = failure(settings)
-    assert failed.error == "it took longer than its time limit of 60 s"
+    assert failed.error.startswith("it took longer than its time limit of 60 s")
     interrupted = "KeyboardInterrupt" in json.dumps(saved(failed)["cells"])
     assert interrupted is not deaf
     assert not [kernel for kernel in kernels() if _is_ours(kernel, settings)]
@@ -194,9 +209,10 @@ def test_a_stopped_run_is_not_running_for_ever(
         assert ended.error == history.LOST
     else:
         assert code in (-stop, 128 + stop)
-        assert ended.error.startswith("stopped from outside")
-        assert saved(ended)["metadata"]["thalweg"]["state"] == "failed"
-    assert ended.state == "failed"
+        said = "cancelled at the" if stop == signal.SIGINT else "stopped from outside (SIGTERM:"
+        assert ended.error.startswith(said)
+        assert saved(ended)["metadata"]["thalweg"]["state"] == ended.state
+    assert ended.state == ("cancelled" if stop == signal.SIGINT else "failed")
     _wait_for(lambda: not [p for p in kernels() if _is_ours(p, settings, running.id)])
 
 
@@ -212,6 +228,84 @@ def test_a_running_run_is_not_taken_for_lost(pipeline: Make, tmp_path: Path) -> 
     go.touch()
     assert process.wait(30) == 0
     assert history.find("work", settings=settings)[0].state == "succeeded"
+
+
+def test_without_memory(pipeline: Make) -> None:
+    settings = pipeline(
+        'import resource, time; held = b"x" * 300_000_000; time.sleep(0.8)',
+        "resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31)); more = bytearray(2**32)",
+    )
+    failed = failure(settings)
+    assert failed.error.startswith("In [4]: MemoryError: ; give it less to do at once, or more mem")
+    assert failed.peak_memory > 300e6
+
+
+def test_a_full_disk(pipeline: Make) -> None:
+    settings = pipeline("print('water ' * 100_000)")
+    with executor() as process:
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+        with pytest.raises(RunFailed) as caught:
+            run("work", settings=settings, process=process)
+    failed = caught.value.run
+    assert failed.error.endswith("File too large; the disk is full: make room on it")
+    assert (failed.state, failed.notebook_uri) == ("failed", None)
+
+
+def test_of_two_runs_of_a_partition_one_waits_or_is_left_out(
+    pipeline: Make, tmp_path: Path
+) -> None:
+    started = tmp_path / "started"
+    settings = pipeline(
+        f'from pathlib import Path; Path("{started}").touch()',
+        'import time; time.sleep(120 if gage == "new" else 0)',
+    )
+    first = _run_in_process("partition='new'")
+    _wait_for(started.exists)
+    (running,) = history.find("work", "running", settings=settings, partition="new")
+    assert running.parameters == {"gage": "new"}
+
+    assert run("work", partition="yuba", settings=settings).state == "succeeded"
+    file = tmp_path / "pipelines" / "work" / "pipeline.yaml"
+    queued = file.read_text()
+    file.write_text(f"{queued}overlap: skip\n")
+    with pytest.raises(Busy, match=f"run {running.id} of 'work', partition new is at work"):
+        run("work", partition="new", settings=settings)
+    file.write_text(queued)
+
+    third = history.begin(
+        database.new_id(), "work", {}, "command", settings, partition="new", overlap="queue",
+        waits=lambda other: history.cancel(other.id[-12:], settings),
+    )  # fmt: skip
+    first.wait(30)
+    cancelled = history.get(running.id, settings)
+    assert cancelled.state == "cancelled"
+    assert cancelled.error.startswith("cancelled by ")
+    assert third.started_at >= cancelled.ended_at
+    with pytest.raises(InvalidInput, match="has cancelled already"):
+        history.cancel(running.id, settings)
+    history.end(replace(third, state="succeeded", ended_at=third.started_at), settings)
+
+
+def test_a_silent_run_of_another_machine_is_lost(store: Settings) -> None:
+    database.migrate(store)
+    ids = [database.new_id() for _ in range(3)]
+    for id, is_last in zip(ids, (False, True, False), strict=True):
+        history.begin(
+            id, "elsewhere", {}, "dagster", store,
+            partition=id, is_last=is_last, overlap="skip",
+        )  # fmt: skip
+    with database.session(store) as session, session.begin():
+        hour_ago = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
+        silent = session.query(database.RunRow).filter(database.RunRow.id.in_(ids[:2]))
+        silent.update({"seen_at": hour_ago})
+    states = [history.get(id, store).state for id in ids]
+    assert states == ["failed", "dead", "running"]
+    assert history.get(ids[1], store).error == history.LOST
+    again = history.begin(
+        database.new_id(), "elsewhere", {}, "dagster", store, partition=ids[1], overlap="skip"
+    )
+    history.end(replace(again, state="succeeded", ended_at=again.started_at), store)
+    assert history.get(ids[1], store).state == "failed"  # no dead letter any more
 
 
 def test_a_store_that_is_gone_fails_the_run_and_keeps_the_notebook(pipeline: Make) -> None:
@@ -249,11 +343,12 @@ def test_the_runner_does_not_import_what_is_heavy() -> None:
     assert "thalweg" in loaded.split()
 
 
-def _run_in_process() -> subprocess.Popen[bytes]:
+def _run_in_process(how: str = "") -> subprocess.Popen[bytes]:
     # A test that runs in a shell's background inherits an ignored SIGINT.
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from thalweg.pipelines.run import run; run('work')"
+        "from thalweg.pipelines import run; run.BEAT = 0.5;"
+        f"run.run('work', {how})"
     )
     return subprocess.Popen([sys.executable, "-c", code], env=os.environ)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 from thalweg import settings as settings_module
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.pipelines import specification
+from thalweg.pipelines.partitions import FORMATS, Partitions
 from thalweg.pipelines.specification import Parameter
 
+SCHEDULE = 'schedule:\n  cron: "15 * * * *"\n  timezone: Europe/Berlin\n'
 GOOD = """\
 title: Gauge heights
 owner: stewards
@@ -74,7 +77,13 @@ def test_a_good_one_is_read(tmp_path: Path) -> None:
         ("owner: stewards", "", 1, "owner", "Field required"),
         ("type: list", "type: lst", 6, "parameters.gages.type", "'list'"),
         ("minimum: 1\n", "minimun: 1\n", 14, "parameters.days.minimun", "did you mean 'minimum'?"),
-        ("default: 2", "default: two", 10, "parameters.days", "expected integer, got 'two'"),
+        (
+            "default: 2",
+            "default: two",
+            13,
+            "parameters.days.default",
+            "expected integer, got 'two'",
+        ),
         ("default: 2", "default: 77", 10, "parameters.days", "above the maximum 31"),
         ("default: 2", "default: 010", 13, "", "010 would be read as 8: quote it"),
         ('["01013500"]', "[01013500]", 8, "", "quote it"),
@@ -90,6 +99,12 @@ def test_a_good_one_is_read(tmp_path: Path) -> None:
         ("timeout: 60", "timeout: 60\ntitle: again", 22, "title", "given twice"),
         ("timeout: 60", "timeout: [", 22, "", "not valid YAML"),
         ("timeout: 60", "timeout: 2024-13-45", 1, "", "month must be in 1..12"),
+        ("timeout: 60", "timeout: 60\nfreshness: 2 days", 22, "freshness", "such as 90m, 6h or 2d"),
+        ("timeout: 60", "timeout: 60\noverlap: wait", 22, "overlap", "'skip', 'queue' or 'allow'"),
+        ("timeout: 60", "timeout: 60\nconcurrency: 0", 22, "concurrency", "or equal to 1"),
+        ("timeout: 60", "resources: {profil: dask}", 21, "resources.profil", "mean 'profile'"),
+        ("    default: 2\n", "", 10, "parameters.days", "by a schedule: give it a default"),
+        ("Berlin", "Berlin\n  runs: partitions", 19, "schedule.runs", "there are no partitions"),
         ("type: list", "minimum: 1\n    type: list", 5, "parameters.gages", "are for integer"),
         ("  days:", "  api_token:", 4, "parameters", "'api_token' looks like a secret"),
     ],
@@ -103,6 +118,154 @@ def test_an_error_names_file_line_and_key(
     lines = str(caught.value).splitlines()
     told = [t for t in lines if t.startswith(f"{folder / 'pipeline.yaml'}:{line}: {key}")]
     assert says in "".join(told), lines
+
+
+def test_who_is_told(tmp_path: Path) -> None:
+    both = "notify:\n  - webhook: SLACK\n  - {email: a@b.org, on: [dead_letter]}\n"
+    webhook, email = specification.load(write(tmp_path, GOOD + both)).notify
+    assert (webhook.webhook, webhook.on) == ("SLACK", ["dead_letter", "late"])
+    assert (email.email, email.on) == ("a@b.org", ["dead_letter"])
+    for wrong, key, says in (
+        ("webhook: https://hooks.example.org/x", ".webhook", "so it is a secret"),
+        ("email: nobody", ".email", "expected one address (name@example.org), got 'nobody'"),
+        ("{email: a@b.org, webhook: SLACK}", "", "either webhook or email"),
+        ("{email: a@b.org, on: []}", ".on", "at least 1 item"),
+    ):
+        folder = write(tmp_path, f"{GOOD}notify:\n  - webhook: SLACK\n  - {wrong}\n")
+        with pytest.raises(InvalidInput) as caught:
+            specification.load(folder)
+        assert f"{folder / 'pipeline.yaml'}:24: notify.1{key}: " in str(caught.value)
+        assert says in str(caught.value)
+
+
+# -- partitions ------------------------------------------------------------------------------------
+
+DAILY = "partitions: {by: daily, start: 2024-09-25, parameters: {days: '1'}}\n"
+
+
+def partitions(**given: Any) -> Partitions:
+    return Partitions.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "says"),
+    [
+        ("{by: weekly, start: 2024-09-25}", "by", "'hourly', 'daily', 'monthly' or 'key'"),
+        ("{by: daily}", "start", "by: daily needs it (2024-09-26)"),
+        ("{by: daily, start: 2024-09}", "", "expected a key such as 2024-09-26, got '2024-09'"),
+        ("{by: monthly, start: 2024-09-25}", "", "such as 2024-09, got '2024-09-25'"),
+        ("{by: daily, start: 2024-09-25, end: 2024-09-24}", "end", "2024-09-24 is before start"),
+        ("{by: hourly, start: 2024-09-25T00, timezone: Europe/Berlin}", "timezone", "in UTC"),
+        ("{by: daily, start: 2024-09-25, timezone: Berlin}", "timezone", "'Europe/Berlin'"),
+        ("{by: key, keys: []}", "keys", "needs some"),
+        ("{by: key, keys: [a, a]}", "keys", "each of them once"),
+        ("{by: key, keys: [a..b]}", "keys", "got 'a..b'"),
+        ("{by: key, keys: [a], start: 2024-09-25}", "by", "start, end and timezone are not"),
+        ("{by: daily, start: 2024-09-25, keys: [a]}", "keys", "they are for by: key"),
+        ("{by: daily, start: 2024-09-25, parameters: {days: '{stat}'}}", "parameters.days",
+         "'{stat}' is not text with {key}, {start}, {end}, {start-2d}"),
+        ("{by: key, keys: [a], parameters: {gages: '{start}'}}", "parameters.gages", "{key} only"),
+        ("{by: daily, start: 2024-09-25, parameters: {day: '{key}'}}", "parameters.day",
+         "no such parameter; did you mean 'days'"),
+        ("{by: daily, start: 2024-09-25, parameters: {days: '{key}'}}", "parameters.days",
+         "expected a whole number, got '2024-09-25'"),
+        ("{by: daily, start: 2024-09-25, backfill: {order: up}}", "backfill.order", "'oldest_"),
+    ],
+)  # fmt: skip
+def test_wrong_partitions(tmp_path: Path, given: str, key: str, says: str) -> None:
+    folder = write(tmp_path, f"{GOOD}partitions: {given}\n")
+    with pytest.raises(InvalidInput) as caught:
+        specification.load(folder)
+    where = ".".join(filter(None, ["partitions", key]))
+    assert f"{folder / 'pipeline.yaml'}:22: {where}: " in str(caught.value)
+    assert says in str(caught.value)
+
+
+def test_a_partition_gives_parameters(tmp_path: Path) -> None:
+    pipeline = specification.load(write(tmp_path, GOOD + DAILY))
+    assert pipeline.values({"gages": "14316700"}, "2024-09-26") == {
+        "gages": ["14316700"],
+        "days": 1,
+    }
+    assert pipeline.values()["days"] == 2
+    with pytest.raises(InvalidInput, match="partition 2024-09-26 gives 'days' already"):
+        pipeline.values({"days": 3}, "2024-09-26")
+    with pytest.raises(InvalidInput, match="'count': no partition '2024-09-24': they go from 2024"):
+        pipeline.values(partition="2024-09-24")
+    with pytest.raises(InvalidInput, match="such as 2024-09-26, got 'yesterday'"):
+        pipeline.values(partition="yesterday")
+    assert pipeline.partition_keys("2024-09-30", "2024-10-02") == [
+        "2024-09-30", "2024-10-01", "2024-10-02",
+    ]  # fmt: skip
+    with pytest.raises(InvalidInput, match="'2024-09-30' comes before '2024-10-02'"):
+        pipeline.partition_keys("2024-10-02", "2024-09-30")
+    with pytest.raises(InvalidInput, match="'count': it has no partitions"):
+        specification.load(write(tmp_path)).values(partition="2024-09-26")
+
+
+def test_one_of_time_is_there_once_it_has_ended() -> None:
+    hours = partitions(by="hourly", start="2024-09-26T13")
+    at = dt.datetime(2024, 9, 26, 15, tzinfo=dt.UTC)
+    assert hours.between(now=at) == ["2024-09-26T13", "2024-09-26T14"]
+    assert hours.between(now=at - dt.timedelta(seconds=1)) == ["2024-09-26T13"]
+    assert hours.due(None, at) == ["2024-09-26T14"]
+    assert hours.due("2024-09-26T13", at + dt.timedelta(hours=2)) == [
+        "2024-09-26T14", "2024-09-26T15", "2024-09-26T16",
+    ]  # fmt: skip
+    assert hours.between(now=dt.datetime(2024, 9, 26, 12, tzinfo=dt.UTC)) == []
+    closed = partitions(by="monthly", start="2023-11", end="2024-02")
+    assert closed.between() == ["2023-11", "2023-12", "2024-01", "2024-02"]
+    berlin = partitions(by="daily", start="2024-09-26", timezone="Europe/Berlin")
+    assert berlin.between(now=dt.datetime(2024, 9, 26, 22, tzinfo=dt.UTC)) == ["2024-09-26"]
+
+
+def test_what_a_partition_gives_may_be_moved() -> None:
+    given = {"start": "{start-2d}", "end": "{end+6h}", "file": "s3://x/{key}.nc"}
+    days = partitions(by="daily", start="2024-09-25", timezone="Europe/Berlin", parameters=given)
+    assert days.fill("2024-09-26") == {
+        "start": "2024-09-23T22:00:00+00:00",
+        "end": "2024-09-27T04:00:00+00:00",
+        "file": "s3://x/2024-09-26.nc",
+    }
+    gauges = partitions(by="key", keys=["01013500", "14316700"], parameters={"gage": "{key}"})
+    assert gauges.fill("01013500") == {"gage": "01013500"}
+    assert gauges.between("14316700") == ["14316700"]
+    with pytest.raises(InvalidInput, match="no partition '1013500'; did you mean '01013500'"):
+        gauges.between("1013500")
+
+
+@given(
+    st.sampled_from(["hourly", "daily", "monthly"]),
+    st.sampled_from(["Europe/Berlin", "America/Sao_Paulo", "Asia/Kathmandu", "Africa/Cairo"]),
+    st.dates(dt.date(1990, 1, 1), dt.date(2025, 1, 1)),
+)
+def test_partitions_follow_each_other_without_gap_or_overlap(
+    by: str, timezone: str, begin: dt.date
+) -> None:
+    zone = "UTC" if by == "hourly" else timezone
+    start = begin.strftime(FORMATS[by])
+    made = partitions(by=by, start=start, timezone=zone)
+    later = made.window(start)[0] + dt.timedelta(days=400 if by == "monthly" else 12)
+    keys = made.between(now=later)
+    windows = [made.window(key) for key in keys]
+    assert keys == sorted(set(keys))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(windows))
+    assert all(first < last for first, last in windows)
+    assert made.between(keys[3], keys[5]) == keys[3:6]
+    assert made.within(windows[3][0], windows[5][1]) == keys[3:6]
+
+
+def test_a_day_on_which_clocks_change() -> None:
+    days = partitions(by="daily", start="2024-03-30", timezone="Europe/Berlin")
+    hours = {
+        key: (last - first) / dt.timedelta(hours=1)
+        for key in ("2024-03-30", "2024-03-31", "2024-10-27")
+        for first, last in [days.window(key)]
+    }
+    assert hours == {"2024-03-30": 24, "2024-03-31": 23, "2024-10-27": 25}
+
+
+# -- the notebook, the order, values ---------------------------------------------------------------
 
 
 def test_the_notebook_must_take_the_declared_parameters(tmp_path: Path) -> None:
@@ -126,10 +289,12 @@ def test_the_notebook_must_take_the_declared_parameters(tmp_path: Path) -> None:
 def test_order_of_flow_unknown_needs_and_circles(tmp_path: Path) -> None:
     settings = settings_module.load({}, home=tmp_path)
     write(tmp_path, GOOD.replace("needs: []", "needs: [zero]"), name="alpha")
-    with pytest.raises(InvalidInput, match="unknown pipeline 'zero'"):
+    with pytest.raises(InvalidInput, match="needs: no pipeline or table 'zero'"):
         specification.all(settings)
     write(tmp_path, name="zero")
     assert list(specification.all(settings)) == ["zero", "alpha"]
+    write(tmp_path, GOOD.replace("needs: []", "needs: [metrics]"), name="tables")
+    assert set(specification.all(settings)) == {"zero", "alpha", "tables"}
     write(tmp_path, GOOD.replace("needs: []", "needs: [alpha]"), name="zero")
     with pytest.raises(InvalidInput, match="circle"):
         specification.all(settings)
@@ -138,7 +303,7 @@ def test_order_of_flow_unknown_needs_and_circles(tmp_path: Path) -> None:
 
 
 def test_unknown_missing_and_wrong_values_are_refused(tmp_path: Path) -> None:
-    required = GOOD.replace("    default: 2\n", "")
+    required = GOOD.replace("    default: 2\n", "").replace(SCHEDULE, "")
     pipeline = specification.load(write(tmp_path, required))
     with pytest.raises(InvalidInput, match=r"needs the parameter 'days'.*-p days="):
         pipeline.values()
@@ -216,3 +381,21 @@ def test_none_is_a_value_only_where_it_is_the_default() -> None:
     assert parameter("date", default=None).convert(None) is None
     with pytest.raises(ValueError, match="expected a date"):
         parameter("date").convert(None)
+
+
+def test_the_schema_for_editors_is_that_of_the_models(tmp_path: Path) -> None:
+    schema = json.loads(specification.schema())
+    kept = Path(__file__).resolve().parents[2] / "pipelines" / "pipeline.schema.json"
+    assert kept.read_text() == specification.schema(), "thalweg pipeline schema > " + str(kept)
+    assert set(schema["required"]) == {"title", "owner", "description"}
+    assert schema["additionalProperties"] is False
+    assert schema["$defs"]["Partitions"]["properties"]["by"]["enum"] == [
+        "hourly", "daily", "monthly", "key",
+    ]  # fmt: skip
+    described = [
+        (name, key)
+        for name, model in {"Pipeline": schema, **schema["$defs"]}.items()
+        for key, each in model["properties"].items()
+        if "description" not in each and "$ref" not in each
+    ]
+    assert described == [("Parameter", "type")]

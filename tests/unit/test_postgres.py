@@ -15,20 +15,26 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import psycopg
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from thalweg import database, quarantine, raw, record, warehouse
+from thalweg import database, quarantine, raw, record, storage, warehouse
 from thalweg.database import new_id
 from thalweg.errors import InvalidInput, Unavailable
 from thalweg.pipelines import history
+from thalweg.pipelines.run import run
 from thalweg.settings import Settings, load
 
 START = dt.datetime(2024, 11, 3, 1, 30, tzinfo=dt.timezone(dt.timedelta(hours=-4)))
 REGISTERED = {
     "source": "test", "dataset": "levels", "url": "https://x", "size": 5, "headers": {"etag": "1"},
+}  # fmt: skip
+RAN = {
+    "pipeline": "ingest", "state": "succeeded", "trigger": "command", "user": "a",
+    "started_at": START.astimezone(dt.UTC), "parameters": {"sites": ["03171000"]},
 }  # fmt: skip
 CUT = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE pid <> pg_backend_pid() AND datname = current_database()"""
@@ -143,12 +149,12 @@ def test_a_name_that_is_too_long_is_refused(registry: Settings) -> None:
 
 
 def test_a_run_is_on_record(registry: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = history.begin(new_id(), "ingest", {"sites": ["03171000"]}, "command", registry)
-    monkeypatch.setenv("THALWEG_RUN_ID", run.id)
+    begun = history.begin(new_id(), "ingest", {"sites": ["03171000"]}, "command", registry)
+    monkeypatch.setenv("THALWEG_RUN_ID", begun.id)
     file = land()
     record.note("wrote", "table", "primary_timeseries", str(2**62), 3_000_000_000)
-    history.end(replace(run, state="succeeded", ended_at=START), registry)
-    found = history.get(run.id[-12:], registry)
+    history.end(replace(begun, state="succeeded", ended_at=START), registry)
+    found = history.get(begun.id[-12:], registry)
     assert (found.state, found.parameters, found.ended_at) == (
         "succeeded", {"sites": ["03171000"]}, START,
     )  # fmt: skip
@@ -156,7 +162,30 @@ def test_a_run_is_on_record(registry: Settings, monkeypatch: pytest.MonkeyPatch)
         ("raw", file.id, None),
         ("table", str(2**62), 3_000_000_000),
     ]
-    assert [each.id for each in history.find("ingest", "succeeded", settings=registry)] == [run.id]
+    assert [each.id for each in history.find("ingest", "succeeded", settings=registry)] == [
+        begun.id
+    ]
+
+
+def test_of_racing_runs_one_works_on_a_partition(registry: Settings) -> None:
+    def begin(partition: str) -> history.Run | history.Busy:
+        try:
+            return history.begin(
+                new_id(), "ingest", {}, "dagster", registry, partition=partition, overlap="skip"
+            )
+        except history.Busy as busy:
+            return busy
+
+    with ThreadPoolExecutor(8) as pool:
+        came = [*pool.map(begin, ["2024-09-26", "2024-09-27"] * 6)]
+    begun = {each.partition: each for each in came if isinstance(each, history.Run)}
+    assert sorted(begun) == ["2024-09-26", "2024-09-27"]
+    others = [each.run for each in came if isinstance(each, history.Busy)]
+    assert len(others) == 10
+    assert all(run == begun[run.partition] for run in others)
+    history.end(replace(begun["2024-09-26"], state="failed", ended_at=START), registry)
+    assert isinstance(begin("2024-09-26"), history.Run)
+    assert isinstance(begin("2024-09-27"), history.Busy)
 
 
 def test_the_quarantine_keeps_and_releases(registry: Settings) -> None:
@@ -220,12 +249,26 @@ def test_an_earlier_database_keeps_what_it_holds(empty: Settings) -> None:
             command.upgrade(config, version)
             table = sa.Table("raw_files", sa.MetaData(), autoload_with=connection)
             connection.execute(table.insert().values(REGISTERED | row))
+            runs = sa.Table("runs", sa.MetaData(), autoload_with=connection)
+            connection.execute(runs.insert().values(RAN | {"id": ids[-1]}))
     before = sa.inspect(engine).get_table_names()
     database.migrate(empty)
     assert sa.inspect(engine).get_table_names() == before
     assert [(file.id, file.headers, file.size) for file in raw.find()] == [
         (id, {"etag": "1"}, 5) for id in ids
     ]
+    for kept in (history.get(id, empty) for id in ids):
+        assert (kept.state, kept.parameters, kept.started_at) == (
+            "succeeded",
+            RAN["parameters"],
+            START,
+        )
+        assert (kept.attempt, kept.repeats, kept.differences, kept.peak_memory) == (
+            1,
+            None,
+            None,
+            None,
+        )
 
 
 @pytest.mark.parametrize("empty", ["postgresql"], indirect=True)
@@ -241,3 +284,33 @@ def test_a_server_that_is_gone_is_one_clear_line() -> None:
     with pytest.raises(Unavailable, match="does not answer") as caught:
         raw.get("1", load({}, database_url=url))
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("empty", ["postgresql"], indirect=True)
+def test_a_run_outlives_its_database(
+    registry: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes away while the notebook runs; the end of the run is entered when it is back."""
+    folder = tmp_path / "pipelines" / "late"
+    folder.mkdir(parents=True)
+    (folder / "pipeline.yaml").write_text("title: t\nowner: o\ndescription: d\n")
+    name = registry.database.partition("@/")[2].partition("?")[0]
+    closed = f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS"
+    others = CUT.replace("current_database()", f"'{name}'")
+    server = f"host={registry.database.partition('host=')[2]} user=thalweg dbname=postgres"
+    code = f"import psycopg\nwith psycopg.connect({server!r}, autocommit=True) as made:\n"
+    code += f"    made.execute({closed + ' false'!r})\n    made.execute({others!r})"
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(code)], metadata={"kernelspec": kernel}
+    )
+    nbformat.write(notebook, folder / "notebook.ipynb")
+    settings = replace(registry, home=tmp_path)
+    with pytest.raises(Unavailable, match="has succeeded, and its record waits in"):
+        run("late", settings=settings)
+    with psycopg.connect(server, autocommit=True) as made:
+        made.execute(f"{closed} true")
+    (ended,) = history.find("late", settings=settings)
+    assert (ended.state, ended.error) == ("succeeded", None)
+    assert "ALLOW_CONNECTIONS" in storage.read(str(ended.html_uri)).decode()
+    assert not list((settings.data_dir / "unsaved").glob("*.json"))

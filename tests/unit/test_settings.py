@@ -44,6 +44,7 @@ def test_a_port_that_is_none_is_refused(home, port):
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
+        ({"THALWEG_COMPUTE": "dsk"}, "setting 'compute': unknown value 'dsk'; did you mean 'dask'"),
         ({"THALWEG_PROT": "1"}, "unknown setting 'prot' in the environment; did you mean 'port'"),
         ({"THALWEG_PORT": "many"}, "'port' in the environment: expected int, got 'many'"),
         ({"THALWEG_SAMPLE": "perhaps"}, "'sample' in the environment: expected bool"),

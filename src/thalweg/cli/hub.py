@@ -159,10 +159,11 @@ def settings(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Print every setting: its value, and what it means."""
     values = settings_module.load(data_dir=data_dir)
     shown = {name: str(getattr(values, name)) for name, _, _ in settings_module.describe()}
-    if values.database_url:
-        from sqlalchemy import make_url
+    for name in ("database_url", "smtp_url"):
+        if shown[name]:
+            from sqlalchemy import make_url
 
-        shown["database_url"] = make_url(values.database_url).render_as_string(hide_password=True)
+            shown[name] = make_url(shown[name]).render_as_string(hide_password=True)
     described = [
         {"name": name, "value": shown[name], "default": default, "help": text}
         for name, default, text in settings_module.describe()

@@ -1,8 +1,9 @@
-"""Commands: run pipelines, and look at pipelines and runs."""
+"""Commands: run pipelines, and look at them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,7 +11,6 @@ from thalweg.cli.common import (
     DataDir,
     Json,
     bars,
-    coloured,
     local_settings,
     pairs,
     print_json,
@@ -19,15 +19,12 @@ from thalweg.cli.common import (
 from thalweg.errors import ThalwegError
 
 if TYPE_CHECKING:
+    from thalweg.pipelines.backfill import Backfilled
     from thalweg.pipelines.history import Run
-    from thalweg.pipelines.specification import Pipeline
 
 __all__ = ["register"]
 
-runs = typer.Typer(help="What ran, how it ended, what it read and wrote.", no_args_is_help=True)
 pipelines = typer.Typer(help="The pipelines there are.", no_args_is_help=True)
-State = Literal["running", "succeeded", "failed"]
-COLOURS = {"succeeded": "green", "running": "yellow", "failed": "red"}
 
 Name = Annotated[str, typer.Argument(help="Name of a pipeline.", show_default=False)]
 
@@ -35,7 +32,7 @@ Name = Annotated[str, typer.Argument(help="Name of a pipeline.", show_default=Fa
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the `thalweg` command."""
     app.command()(run)
-    app.add_typer(runs, name="runs")
+    app.command()(backfill)
     app.add_typer(pipelines, name="pipeline")
 
 
@@ -44,6 +41,9 @@ def run(
     parameter: Annotated[
         list[str] | None,
         typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Give it as often as needed."),
+    ] = None,
+    partition: Annotated[
+        str | None, typer.Option(help="Which partition, such as 2024-09-26.", show_default=False)
     ] = None,
     json: Json = False,
     data_dir: DataDir = None,
@@ -57,6 +57,8 @@ def run(
         thalweg run evaluate -p lead_time_bin=48 -p metrics=kge,nse
 
         thalweg run ingest_usgs -p sites=03171000 -p start=now-7d -p end=now
+
+        thalweg run ingest_usgs --partition 2024-09-26
     """
     from thalweg.pipelines import run as runner
 
@@ -66,7 +68,7 @@ def run(
             values = pairs(parameter)
             cells = step(name)
             done = runner.run(
-                name, values, settings=settings, process=process,
+                name, values, partition=partition, settings=settings, process=process,
                 progress=lambda cell, total: cells(cell - 1, total),  # which starts now
             )  # fmt: skip
     except runner.RunFailed as failed:
@@ -80,56 +82,45 @@ def run(
     typer.echo(f"{name} succeeded in {done.duration:.1f} s; see: thalweg runs show {done.id[-12:]}")
 
 
-@runs.command("list")
-def list_runs(
-    pipeline: Annotated[str | None, typer.Option(help="Only runs of this pipeline.")] = None,
-    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+def backfill(
+    name: Name,
+    partitions: Annotated[
+        str,
+        typer.Argument(
+            metavar="FROM..TO",
+            help="First and last partition, both included; either may be left out.",
+        ),
+    ],
+    again: Annotated[
+        bool, typer.Option("--again", help="Run also what has succeeded before.")
+    ] = False,
     json: Json = False,
     data_dir: DataDir = None,
 ) -> None:
-    """List the runs, the newest first.
+    """Run the partitions of a pipeline that have not succeeded yet; exit 1 if one fails.
 
-    Example: `thalweg runs list --state failed`
+    Stop it at any time: the same command goes on where it was.
+
+    Examples:
+
+        thalweg backfill ingest_usgs 2024-09-25..2024-09-28
+
+        thalweg backfill ingest_usgs 2024-09-25.. --again
     """
-    from thalweg.pipelines import history
+    from thalweg.pipelines import backfill as backfilling
 
-    found = history.find(pipeline, state, limit, local_settings(data_dir))
+    first, dots, last = partitions.partition("..")
+    with bars(hidden=json) as step:
+        done = backfilling.backfill(
+            name, first or None, (last if dots else first) or None, again=again,
+            settings=local_settings(data_dir), progress=step(name),
+        )  # fmt: skip
     if json:
-        return print_json([each.as_dict() for each in found])
-    rows = [
-        [each.id[-12:], each.pipeline, coloured(each.state, COLOURS[each.state]),
-         f"{each.started_at:%Y-%m-%d %H:%M}", _seconds(each), _short(each.error or "")]
-        for each in found
-    ]  # fmt: skip
-    print_table(["run", "pipeline", "state", "started, UTC", "took", "why"], rows)
-    typer.echo("Look into one: thalweg runs show RUN")
-
-
-@runs.command("show")
-def show_run(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, or its end.")],
-    json: Json = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Show a run: who, when, with which code and parameters, what it read and wrote.
-
-    Example: `thalweg runs show 5e0a2b1c9d3f`
-    """
-    from thalweg.pipelines import history
-
-    found = history.get(run_id, local_settings(data_dir))
-    if json:
-        return print_json(found.as_dict())
-    about = found.as_dict()
-    for key in ("id", "pipeline", "state", "error", "trigger", "user", "started_at", "duration"):
-        typer.echo(f"{key:12} {'' if about[key] is None else about[key]}")
-    dirty = " (with changes)" if found.git_dirty else ""
-    typer.echo(f"{'code':12} {found.git_commit}{dirty}, {found.environment}")
-    typer.echo(f"{'parameters':12} {found.parameters}")
-    typer.echo(f"{'notebook':12} {found.notebook_uri or 'not saved'}")
-    uses = [[u.direction, u.kind, u.name, u.version, _count(u.rows)] for u in found.uses]
-    print_table(["did", "what", "name", "version", "rows"], uses)
+        print_json(asdict(done))
+    else:
+        _print_backfilled(done, partitions)
+    if done.failed or done.left:
+        raise typer.Exit(1)
 
 
 @pipelines.command("list")
@@ -138,12 +129,12 @@ def list_pipelines(json: Json = False, data_dir: DataDir = None) -> None:
 
     Example: `thalweg pipeline list`
     """
-    from thalweg.pipelines import specification
+    from thalweg.pipelines import flow, specification
 
     found = list(specification.all(local_settings(data_dir)).values())
     if json:
         return print_json([each.model_dump(mode="json") for each in found])
-    rows = [[each.name, each.title, _when(each), ", ".join(each.needs)] for each in found]
+    rows = [[each.name, each.title, flow.when(each), ", ".join(each.needs)] for each in found]
     print_table(["pipeline", "what it is", "runs", "needs"], rows)
     typer.echo("Run one: thalweg run NAME; its parameters: thalweg pipeline show NAME")
 
@@ -154,7 +145,7 @@ def show_pipeline(name: Name, json: Json = False, data_dir: DataDir = None) -> N
 
     Example: `thalweg pipeline show ingest_usgs`
     """
-    from thalweg.pipelines import specification
+    from thalweg.pipelines import flow, specification
 
     found = specification.get(name, local_settings(data_dir))
     if json:
@@ -163,10 +154,12 @@ def show_pipeline(name: Name, json: Json = False, data_dir: DataDir = None) -> N
         "title": found.title,
         "owner": found.owner,
         "what": found.description,
-        "runs": _when(found),
+        "runs": flow.when(found),
         "needs": ", ".join(found.needs),
         "timeout": f"{found.timeout} s",
         "retries": found.retries.attempts,
+        "at once": f"{found.concurrency}; the same partition: {found.overlap}",
+        "freshness": found.freshness or "no promise",
         "notebook": found.notebook_path,
     }
     for key, value in about.items():
@@ -178,6 +171,8 @@ def show_pipeline(name: Name, json: Json = False, data_dir: DataDir = None) -> N
     print_table(["parameter", "type", "default", "what it is"], rows)
     example = "".join(f" -p {key}=…" for key in list(found.parameters)[:1])
     typer.echo(f"Run it: thalweg run {name}{example}")
+    if found.partitions:
+        typer.echo(f"Fill in the past: thalweg backfill {name} FROM..TO")
 
 
 @pipelines.command()
@@ -210,10 +205,82 @@ def _problem(check: Any, argument: Any) -> str | None:
     return None
 
 
-def _when(pipeline: Pipeline) -> str:
-    if pipeline.schedule:
-        return f"{pipeline.schedule.cron} ({pipeline.schedule.timezone})"
-    return "after what it needs" if pipeline.needs else "on demand"
+@pipelines.command()
+def new(
+    name: Annotated[str, typer.Argument(help="lower_case_with_underscores", show_default=False)],
+    title: Annotated[str | None, typer.Option(help="What it is, in a few words.")] = None,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a new pipeline, which runs as it is, to be changed into one's own.
+
+    Example: `thalweg pipeline new count_gauges --title "Gauges by state"`
+    """
+    from thalweg.pipelines import template
+
+    folder = template.make(name, local_settings(data_dir), title)
+    if json:
+        return print_json({"name": name, "folder": folder})
+    typer.echo(f"Made {folder}: change pipeline.yaml and notebook.ipynb there.")
+    typer.echo(f"Check it: thalweg pipeline validate; run it: thalweg run {name}")
+
+
+@pipelines.command()
+def graph(
+    name: Annotated[
+        str | None, typer.Argument(help="Only what this one needs, and what needs it.")
+    ] = None,
+    mermaid: Annotated[
+        bool, typer.Option("--mermaid", help="Print a Mermaid flowchart for a page.")
+    ] = False,
+    json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Show which pipeline follows which, and when each runs.
+
+    Example: `thalweg pipeline graph evaluate`
+    """
+    from rich.console import Console
+
+    from thalweg.pipelines import flow, specification
+
+    found = flow.as_dict(specification.all(local_settings(data_dir)), name)
+    if json:
+        return print_json(found)
+    if mermaid:
+        return typer.echo(flow.mermaid(found))
+    Console().print(flow.tree(found))
+    typer.echo("Look into one: thalweg pipeline show NAME")
+
+
+@pipelines.command()
+def schema() -> None:
+    """Print the JSON schema of pipeline.yaml, by which editors complete and check it.
+
+    Example: `thalweg pipeline schema > pipelines/pipeline.schema.json`
+    """
+    from thalweg.pipelines import specification
+
+    typer.echo(specification.schema(), nl=False)
+
+
+def _print_backfilled(done: Backfilled, partitions: str) -> None:
+    said = {"failed": done.failed, "left out, as another run works on it": done.busy}
+    rows = [
+        [key, what, why.partition("\n")[0]]
+        for what, each in said.items()
+        for key, why in each.items()
+    ]
+    if rows:
+        print_table(["partition", "", "why"], rows)
+    counts = {
+        "ran": len(done.succeeded), "succeeded before": len(done.done_before),
+        "failed": len(done.failed), "busy": len(done.busy), "not begun": len(done.left),
+    }  # fmt: skip
+    typer.echo(f"{done.pipeline}: " + ", ".join(f"{n} {what}" for what, n in counts.items() if n))
+    if done.failed or done.left:
+        again = f"thalweg backfill {done.pipeline} {partitions}"
+        typer.echo(f"Why: thalweg runs list --pipeline {done.pipeline}; go on: {again}")
 
 
 def _print_written(run: Run) -> None:
@@ -225,14 +292,5 @@ def _print_written(run: Run) -> None:
         typer.echo("nothing has changed in the warehouse")
 
 
-def _seconds(run: Run) -> str:
-    return "" if run.duration is None else f"{run.duration:.1f} s"
-
-
 def _count(rows: int | None) -> str:
     return "" if rows is None else f"{rows:,}"
-
-
-def _short(text: str) -> str:
-    first = text.partition("\n")[0]
-    return first if len(first) <= 60 else f"{first[:59]}…"

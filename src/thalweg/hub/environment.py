@@ -65,6 +65,8 @@ def data_environment(settings: Settings) -> dict[str, str]:
 
 def service_environment(settings: Settings) -> dict[str, str]:
     """Environment of the hub itself and of its services."""
+    from thalweg.pipelines import notify
+
     return data_environment(settings) | {
         "THALWEG_INSTANCE": state.instance(settings),
         "THALWEG_SCHEDULES": str(settings.schedules),
@@ -75,6 +77,9 @@ def service_environment(settings: Settings) -> dict[str, str]:
         "THALWEG_DASK_IDLE_TIMEOUT": str(settings.dask_idle_timeout),
         "DAGSTER_HOME": str(state.folder(settings, "dagster")),
         "PYTHONUNBUFFERED": "1",
+        "THALWEG_SMTP_URL": settings.smtp_url,
+        "THALWEG_MAIL_FROM": settings.mail_from,
+        **notify.webhooks(settings),
         **local_ray.ENVIRONMENT,
     }
 

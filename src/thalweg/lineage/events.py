@@ -22,7 +22,18 @@ __all__ = ["openlineage"]
 SPECIFICATION = "https://openlineage.io/spec"
 PRODUCER = f"https://github.com/thalweg/thalweg/tree/v{thalweg.__version__}"
 #: What an event says of a run besides its parameters.
-TAGS = ("git_commit", "git_dirty", "environment", "user", "trigger", "notebook_uri")
+TAGS = (
+    "partition",
+    "attempt",
+    "repeats",
+    "git_commit",
+    "git_dirty",
+    "environment",
+    "user",
+    "trigger",
+    "notebook_uri",
+    "peak_memory",
+)
 
 
 def openlineage(lineage: Lineage, settings: Settings | None = None) -> Iterator[dict[str, Any]]:
@@ -42,7 +53,7 @@ def openlineage(lineage: Lineage, settings: Settings | None = None) -> Iterator[
             sides[use.direction].append(_dataset(use, files.get(use.version), settings))
         yield _event("START", run.started_at, run)
         if run.ended_at:
-            ended = "COMPLETE" if run.state == "succeeded" else "FAIL"
+            ended = {"succeeded": "COMPLETE", "cancelled": "ABORT"}.get(run.state, "FAIL")
             yield _event(ended, run.ended_at, run, inputs=sides["read"], outputs=sides["wrote"])
 
 

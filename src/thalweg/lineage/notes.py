@@ -45,6 +45,7 @@ def uses_of(settings: Settings, **wanted: str) -> list[Any]:
     """Notes of what runs read and wrote, in order of time."""
     columns = [getattr(RunUse, c) for c in ("id", "run_id", "direction", "kind", "name", "version")]
     query = select(*columns, RunUse.rows).filter_by(**wanted).order_by(RunUse.id)
+    query = query.where(RunUse.direction.in_(["read", "wrote"]))  # a rerun only compares
     with database.session(settings) as session:
         return list(session.execute(query))
 

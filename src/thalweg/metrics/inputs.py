@@ -25,7 +25,7 @@ from thalweg.codes import once_each
 from thalweg.errors import InvalidInput
 from thalweg.metrics.pairs import CROSSWALK, PRIMARY, SECONDARY, columns_of
 from thalweg.settings import Settings
-from thalweg.warehouse.access import definition
+from thalweg.warehouse.access import definition, state
 from thalweg.warehouse.access import table as iceberg_table
 
 __all__ = [
@@ -257,7 +257,7 @@ def source(frame: Frame, columns: Sequence[str], settings: Settings | None) -> p
     if not isinstance(frame, str):
         return once_each(tabled(frame))
     found = iceberg_table(frame, settings)
-    snapshot = found.current_snapshot()
+    snapshot = state(found)
     known = [c for c in columns if c in definition(frame).columns]
     snapshot_id = snapshot.snapshot_id if snapshot else None
     return Named(frame, tuple(known), snapshot_id, settings)

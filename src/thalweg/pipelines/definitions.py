@@ -1,24 +1,30 @@
 """Every pipeline.yaml as Dagster sees it: an asset, a job, a schedule; loaded with `-m`.
 
 A thin factory and nothing more: Dagster decides when, `thalweg.pipelines.run` does the work. The
-asset named like the pipeline depends on the assets it needs and follows them by itself: when one
-of them has new data, it runs. `first_light` loads the embedded sample and evaluates it, once.
+asset named like the pipeline depends on the assets that it needs, pipelines and tables. Without a
+schedule it follows them: when one of them has new data by the record of runs, whoever brought it,
+it runs. `first_light` loads the embedded sample and evaluates it, once.
 """
 
+import datetime as dt
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any, NoReturn
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
 from thalweg import settings as settings_module
 from thalweg.errors import InvalidInput, NotFound
+from thalweg.pipelines import due, history, specification
 from thalweg.pipelines import run as runner
-from thalweg.pipelines import specification
 from thalweg.pipelines.history import Run
-from thalweg.pipelines.specification import Parameter, Pipeline, Schedule
+from thalweg.pipelines.partitions import FORMATS, Partitions
+from thalweg.pipelines.parts import Parameter, Resources, Schedule
+from thalweg.pipelines.specification import Pipeline
 from thalweg.settings import Settings
 
 __all__ = ["definitions", "defs"]
@@ -36,36 +42,31 @@ BACKOFF = {
     "linear": dg.Backoff.LINEAR,
     "exponential": dg.Backoff.EXPONENTIAL,
 }
+CRON = {"hourly": "0 * * * *", "daily": "0 0 * * *", "monthly": "0 0 1 * *"}
 FIRST_LIGHT = ("load_sample", "evaluate")
-
-# When anything that is needed has new data, unless it or this asset is being made just now. Not
-# Dagster's `eager`, which waits until every needed asset has been made once.
-FOLLOWS = (
-    dg.AutomationCondition.any_deps_updated().since_last_handled()
-    & ~dg.AutomationCondition.any_deps_in_progress()
-    & ~dg.AutomationCondition.in_progress()
-)
 
 
 def definitions(settings: Settings) -> dg.Definitions:
     """Assets, jobs, schedules and sensors of all pipelines of the home folder."""
     pipelines = specification.all(settings)
+    tables = {need for each in pipelines.values() for need in each.needs} - set(pipelines)
     jobs = {name: _job(name, [name], pipelines) for name in pipelines}
-    following = dg.AutomationConditionSensorDefinition(
-        "follow_new_data",
-        target=dg.AssetSelection.all(),
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        minimum_interval_seconds=30,
-    )
-    sensors: list[dg.SensorDefinition] = [following]
+    sensors = [
+        _following(each, pipelines, jobs[name], settings)
+        for name, each in pipelines.items()
+        if _follows(each)
+    ]
     if set(FIRST_LIGHT) <= set(pipelines):
         jobs["first_light"] = _job("first_light", FIRST_LIGHT, pipelines)
         sensors.append(_first_light_sensor(jobs["first_light"], settings))
     return dg.Definitions(
-        assets=[_asset(pipeline, settings) for pipeline in pipelines.values()],
+        assets=[
+            *(_asset(pipeline, pipelines, settings) for pipeline in pipelines.values()),
+            *(dg.AssetSpec(_key(name, pipelines), kinds={"iceberg"}) for name in sorted(tables)),
+        ],
         jobs=list(jobs.values()),
         schedules=[
-            _schedule(pipeline.schedule, jobs[name], settings)
+            _schedule(pipeline, pipeline.schedule, jobs[name], settings)
             for name, pipeline in pipelines.items()
             if pipeline.schedule
         ],
@@ -74,40 +75,89 @@ def definitions(settings: Settings) -> dg.Definitions:
     )
 
 
-def _asset(pipeline: Pipeline, settings: Settings) -> dg.AssetsDefinition:
+def _asset(
+    pipeline: Pipeline, pipelines: dict[str, Pipeline], settings: Settings
+) -> dg.AssetsDefinition:
+    partitions = pipeline.partitions
+    filled = partitions.parameters if partitions else {}
+
     @dg.asset(
         name=pipeline.name,
-        deps=pipeline.needs,
+        deps=[_dependency(pipeline, need, pipelines) for need in pipeline.needs],
         description=f"{pipeline.title}. {pipeline.description}",
         kinds={"jupyter"},
         metadata={"owner": pipeline.owner, "timeout_s": pipeline.timeout},
-        config_schema={name: _field(p) for name, p in pipeline.parameters.items()},
+        config_schema={
+            name: _field(parameter, name in filled)
+            for name, parameter in pipeline.parameters.items()
+        },
+        partitions_def=_partitions(partitions) if partitions else None,
+        backfill_policy=dg.BackfillPolicy.multi_run(1) if partitions else None,
+        pool=pipeline.name,
+        output_required=False,
         retry_policy=dg.RetryPolicy(
             max_retries=pipeline.retries.attempts,
             delay=pipeline.retries.delay,
             backoff=BACKOFF[pipeline.retries.backoff],
         ),
-        automation_condition=FOLLOWS if pipeline.needs else None,
     )
-    def execute(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+    def execute(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
         _end_with_the_code_server()
         try:
             done = runner.run(
                 pipeline.name,
                 context.op_execution_context.op_config,
+                partition=context.partition_key if context.has_partition_key else None,
+                attempt=context.retry_number + 1,
                 trigger="dagster",
                 settings=settings,
                 progress=lambda cell, total: context.log.info(f"cell {cell} of {total}"),
             )
+        except history.Busy as busy:
+            context.log.info(f"left out: {busy}")
+            return
         except (InvalidInput, NotFound) as error:
             raise dg.Failure(str(error), allow_retries=False) from None
         except runner.RunFailed as failed:
-            raise dg.Failure(str(failed), metadata=_metadata(failed.run)) from None
+            again = failed.run.state == "failed"  # and neither cancelled nor a dead letter
+            about = _metadata(failed.run)
+            raise dg.Failure(str(failed), metadata=about, allow_retries=again) from None
         except dg.DagsterExecutionInterruptedError:
             _leave(context)
-        return dg.MaterializeResult(metadata=_metadata(done))
+        yield dg.MaterializeResult(metadata=_metadata(done))
 
     return execute
+
+
+def _follows(pipeline: Pipeline) -> bool:
+    return bool(pipeline.needs) and not pipeline.schedule
+
+
+def _key(need: str, pipelines: dict[str, Pipeline]) -> dg.AssetKey:
+    """The asset of a pipeline, or of a table."""
+    return dg.AssetKey([need] if need in pipelines else ["warehouse", need])
+
+
+def _dependency(pipeline: Pipeline, need: str, pipelines: dict[str, Pipeline]) -> dg.AssetDep:
+    """What is needed: of a day its hours; where partitions have nothing in common, all of them."""
+    mine = pipeline.partitions
+    theirs = pipelines[need].partitions if need in pipelines else None
+    alike = not mine or not theirs or mine.keys == theirs.keys  # which times have not
+    mapping = None if alike else dg.AllPartitionMapping()
+    return dg.AssetDep(_key(need, pipelines), partition_mapping=mapping)
+
+
+def _partitions(partitions: Partitions) -> dg.PartitionsDefinition[str]:
+    if partitions.by == "key":
+        return dg.StaticPartitionsDefinition(partitions.keys)
+    zone = ZoneInfo(partitions.timezone)
+    return dg.TimeWindowPartitionsDefinition(
+        start=str(partitions.start),
+        end=partitions.window(partitions.end)[1].astimezone(zone) if partitions.end else None,
+        fmt=FORMATS[partitions.by],
+        timezone=partitions.timezone,
+        cron_schedule=CRON[partitions.by],
+    )
 
 
 def _metadata(run: Run) -> dict[str, Any]:
@@ -120,36 +170,100 @@ def _metadata(run: Run) -> dict[str, Any]:
     return {"run_id": run.id, "notebook": run.notebook_uri or "not saved"} | written
 
 
-def _field(parameter: Parameter) -> dg.Field:
-    """A parameter as a field of Dagster's launchpad, where its value is checked as well."""
+def _field(parameter: Parameter, is_filled: bool) -> dg.Field:
+    """A parameter as a field of Dagster's launchpad, where its value is checked as well.
+
+    One that partitions fill has no default here: what is given beside a partition is refused.
+    """
     kind = TYPES[parameter.type]
     optional = not parameter.required and parameter.default is None
-    default = {} if parameter.required else {"default_value": parameter.default}
+    default = {} if parameter.required or is_filled else {"default_value": parameter.default}
     return dg.Field(
         dg.Noneable(kind) if optional else kind,
-        is_required=parameter.required,
+        is_required=parameter.required and not is_filled,
         description=parameter.description,
         **default,
     )
 
 
 def _job(name: str, assets: Any, pipelines: dict[str, Pipeline]) -> Any:
-    limit = sum(pipelines[asset].timeout for asset in assets) + 60
+    """A job that can be launched by hand; its pod is as large as its largest pipeline needs."""
     return dg.define_asset_job(
         f"run_{name}" if name in pipelines else name,
         selection=dg.AssetSelection.assets(*assets),
-        tags={"dagster/max_runtime": str(limit * 4)},
+        tags=_tags(*(pipelines[asset] for asset in assets)),
     )
 
 
-def _schedule(schedule: Schedule, job: Any, settings: Settings) -> dg.ScheduleDefinition:
+def _tags(*pipelines: Pipeline) -> dict[str, Any]:
+    """What the run launcher has to know of a run: how long it may take, how large its pod is."""
+    limit = 0
+    for each in pipelines:
+        limit += 2 * (each.timeout + 60)  # it may have waited for another as long
+        for retry in range(1, each.retries.attempts + 1):
+            limit += 2 * (each.timeout + 60) + each.retries.wait(retry)
+    return {
+        "dagster/max_runtime": str(limit),
+        "dagster-k8s/config": _pod(*(p.resources for p in pipelines)),
+    }
+
+
+def _pod(*resources: Resources) -> dict[str, Any]:
+    cpu, memory = max(r.cpu for r in resources), max(r.memory for r in resources)
+    size = {"cpu": f"{cpu * 1000:.0f}m", "memory": f"{memory * 1000:.0f}M"}
+    limits = {"memory": size["memory"]}
+    return {"container_config": {"resources": {"requests": size, "limits": limits}}}
+
+
+def _following(
+    pipeline: Pipeline, pipelines: dict[str, Pipeline], job: Any, settings: Settings
+) -> dg.SensorDefinition:
+    """Runs a pipeline after what it needs. Dagster's own conditions know of Dagster's runs only."""
+
+    @dg.sensor(
+        name=f"follow_{pipeline.name}",
+        job=job,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=30,
+        description=f"Runs it when there is something new of {', '.join(pipeline.needs)}.",
+    )
+    def follow(context: dg.SensorEvaluationContext) -> list[dg.RunRequest]:
+        since = (
+            dt.datetime.fromisoformat(context.cursor) if context.cursor else dt.datetime.now(dt.UTC)
+        )
+        following = due.follow(pipeline, pipelines, since, settings)
+        context.update_cursor(following.until.isoformat())
+        return [
+            dg.RunRequest(f"{run} {key}", partition_key=key) for key, run in following.runs.items()
+        ]
+
+    return follow
+
+
+def _schedule(
+    pipeline: Pipeline, schedule: Schedule, job: Any, settings: Settings
+) -> dg.ScheduleDefinition:
     status = dg.DefaultScheduleStatus
-    return dg.ScheduleDefinition(
+
+    @dg.schedule(
+        name=f"run_{pipeline.name}_schedule",
         job=job,
         cron_schedule=schedule.cron,
         execution_timezone=schedule.timezone,
         default_status=status.RUNNING if settings.schedules else status.STOPPED,
     )
+    def ask(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
+        time, partitions = context.scheduled_execution_time, pipeline.partitions
+        if not partitions or schedule.runs == "defaults":
+            return [dg.RunRequest()]
+        if partitions.by == "key":
+            return [dg.RunRequest(f"{time} {key}", partition_key=key) for key in partitions.keys]
+        # All that ended since the newest that was ever run, so that an outage leaves no gap; each
+        # is asked for once, as Dagster launches a run key only one time.
+        newest = max(due.partitions(pipeline.name, settings), default=None)
+        return [dg.RunRequest(key, partition_key=key) for key in partitions.due(newest, time)]
+
+    return ask
 
 
 def _first_light_sensor(job: Any, settings: Settings) -> dg.SensorDefinition:
@@ -193,4 +307,16 @@ def _end_with_the_code_server() -> None:
 @dg.definitions
 def defs() -> dg.Definitions:
     """What Dagster finds here; a function, so that importing this module reads nothing."""
-    return definitions(settings_module.load())
+    settings = settings_module.load()
+    made = definitions(settings)
+    _set_pools(specification.all(settings))
+    return made
+
+
+def _set_pools(pipelines: dict[str, Pipeline]) -> None:
+    """Let as many runs of each pipeline go on at once as it says, by Dagster's own state."""
+    storage = dg.DagsterInstance.get().event_log_storage
+    limits = {pool.name: pool.limit for pool in storage.get_pool_limits()}
+    for name, pipeline in pipelines.items():
+        if limits.get(name, 1) != pipeline.concurrency:
+            storage.set_concurrency_slots(name, pipeline.concurrency)

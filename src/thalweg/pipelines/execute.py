@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -20,6 +21,15 @@ import time
 from typing import Any
 
 GRACE = 10  # seconds between the interrupt and the end
+#: What to do about errors that are of the machine and not of the notebook.
+ADVICE = {
+    r"Memory ?Error|bad_alloc|the kernel died": (
+        "give it less to do at once, or more memory (`resources` in its pipeline.yaml)"
+    ),
+    # Full, too large for the limit of a file, above the quota.
+    r"\[Errno (28|27|122)\]|disk is full": "the disk is full: make room on it",
+    r"NoSuchKernel": "say a kernel that `jupyter kernelspec list` knows in the notebook's metadata",
+}
 
 
 def main() -> None:
@@ -45,13 +55,20 @@ def main() -> None:
     try:
         papermill.execute_notebook(**request["arguments"], on_cell_start=starts, progress_bar=False)
     except PapermillExecutionError as failure:
-        error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}"
+        error = advised(f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}")
     except DeadKernelError:
-        error = f"cell {cell}: the kernel died: it was killed, or the machine ran out of memory"
+        died = "the kernel died: it was killed, or the machine ran out of memory"
+        error = advised(f"cell {cell}: {died}")
     except Exception as failure:  # such as a kernel that cannot start
-        error = f"{type(failure).__name__}: {failure}"
+        error = advised(f"{type(failure).__name__}: {failure}")
     events.write(json.dumps({"error": error}) + "\n")
     os._exit(0)  # nothing is left to tidy up, and the caller waits
+
+
+def advised(error: str) -> str:
+    """The error with what to do about it, where it is not the notebook's own."""
+    advice = (does for says, does in ADVICE.items() if re.search(says, error))
+    return "; ".join([error, *advice])
 
 
 def _end_with_the_caller() -> None:

@@ -1,4 +1,9 @@
-"""The record of all runs: who, when, with what code, what it read, what it wrote, how it ended."""
+"""The record of all runs: who, when, with what code, what it read, what it wrote, how it ended.
+
+A run is `running` until it has `succeeded`, `failed`, or was `cancelled` by a person. A failed run
+that nobody will try again is `dead`: it waits, as a dead letter, until a run that repeats it or
+works on the same partition succeeds, or until somebody gives it up (`cancel`).
+"""
 
 from __future__ import annotations
 
@@ -7,26 +12,58 @@ import fcntl
 import functools
 import getpass
 import hashlib
+import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from thalweg import database
 from thalweg.database import RunRow, RunUse
-from thalweg.errors import InvalidInput, NotFound
-from thalweg.private import folder
+from thalweg.errors import InvalidInput, NotFound, ThalwegError, Unavailable
+from thalweg.private import folder, private_file
 from thalweg.settings import Settings, load
 
-__all__ = ["Run", "Use", "begin", "end", "find", "get", "workplace"]
+__all__ = [
+    "STATES",
+    "Busy",
+    "Run",
+    "Use",
+    "beat",
+    "begin",
+    "cancel",
+    "end",
+    "find",
+    "get",
+    "known",
+    "what",
+    "workplace",
+]
 
+STATES = ("running", "succeeded", "failed", "cancelled", "dead")
 LOST = "the run ended without a word: its process was killed, or the machine went down"
+#: How long a run of another machine may be silent before it counts as lost.
+SILENCE = dt.timedelta(minutes=5)
+#: How a run ended, as its record is stamped.
+STAMP = (
+    "state",
+    "error",
+    "ended_at",
+    "notebook_uri",
+    "html_uri",
+    "peak_memory",
+    "differences",
+)
+WAIT = 1.0  # seconds between two looks at what is being waited for
 
 
 @dataclass(frozen=True)
@@ -42,10 +79,16 @@ class Use:
 
 @dataclass(frozen=True)
 class Run:
-    """One execution of a pipeline's notebook. Times are UTC, duration is in seconds."""
+    """One execution of a pipeline's notebook.
+
+    Times are UTC, duration is in seconds, `peak_memory` in bytes: of the kernel and the processes
+    that it started, together. `repeats` is the run that it repeats; `differences` of a rerun are in
+    what it differs from that one, none where it is bit-identical.
+    """
 
     id: str
     pipeline: str
+    partition: str | None
     state: str
     trigger: str
     user: str
@@ -57,11 +100,22 @@ class Run:
     environment: str | None
     notebook_uri: str | None
     error: str | None
+    attempt: int
+    repeats: str | None
+    peak_memory: int | None
+    html_uri: str | None
+    differences: list[str] | None
     uses: tuple[Use, ...] = ()
 
     @property
     def duration(self) -> float | None:
         return (self.ended_at - self.started_at).total_seconds() if self.ended_at else None
+
+    @property
+    def again(self) -> str:
+        """The command that does it once more."""
+        is_rerun = self.trigger == "rerun"
+        return f"thalweg runs rerun {self.repeats}" if is_rerun else f"thalweg runs retry {self.id}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, as the executed notebook's metadata holds them."""
@@ -70,49 +124,173 @@ class Run:
         return asdict(self) | iso | {"duration": self.duration}
 
 
+class Busy(ThalwegError):
+    """Another run works on the same; `run` is its record."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(
+            f"run {run.id} of {what(run)} is at work since {run.started_at:%Y-%m-%d %H:%M} UTC, "
+            f"and `overlap: skip` leaves this one out; to stop that one: thalweg runs cancel "
+            f"{run.id[-12:]}"
+        )
+        self.run = run
+
+
+def what(run: Run) -> str:
+    """The pipeline and partition of a run, in words."""
+    return repr(run.pipeline) + (f", partition {run.partition}" if run.partition else "")
+
+
 def begin(
-    run_id: str, pipeline: str, parameters: dict[str, Any], trigger: str, settings: Settings
+    run_id: str,
+    pipeline: str,
+    parameters: dict[str, Any],
+    trigger: str,
+    settings: Settings,
+    *,
+    partition: str | None = None,
+    attempt: int = 1,
+    is_last: bool = False,
+    repeats: str | None = None,
+    overlap: Literal["skip", "queue", "allow"] = "allow",
+    waits: Callable[[Run], None] | None = None,
 ) -> Run:
-    """Note that a run has started."""
+    """Note that a run has started, once no other works on the same.
+
+    Parameters
+    ----------
+    is_last
+        Nobody tries again if it fails.
+    overlap
+        What becomes of a run while another works on the same partition, or on the same pipeline
+        without partitions: it is left out, waits, or goes on beside it. The database decides, so
+        that it holds for all that start runs, on any machine.
+    waits
+        Called once, with the other run, when this one has to wait.
+
+    Raises
+    ------
+    Busy
+        It is left out.
+    """
     commit, dirty = _git(settings.home)
-    row = RunRow(
-        id=run_id,
-        pipeline=pipeline,
-        state="running",
-        trigger=trigger,
-        user=os.environ.get("JUPYTERHUB_USER") or getpass.getuser(),
-        started_at=dt.datetime.now(dt.UTC),
-        parameters=parameters,
-        git_commit=commit,
-        git_dirty=dirty,
-        environment=_environment(settings.home),
-    )
+    about = {
+        "id": run_id,
+        "pipeline": pipeline,
+        "partition": partition,
+        "state": "running",
+        "trigger": trigger,
+        "user": _user(),
+        "parameters": parameters,
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "environment": os.environ.get("THALWEG_IMAGE") or _environment(settings.home),
+        "attempt": attempt,
+        "is_last": is_last,
+        "repeats": repeats,
+        "claim": None if overlap == "allow" else f"{pipeline}/{partition or ''}",
+    }
+    while True:
+        now = dt.datetime.now(dt.UTC)
+        try:
+            with database.session(settings) as session, session.begin():
+                row = RunRow(**about, started_at=now, seen_at=now)
+                session.add(row)
+                session.flush()
+                return _as_run(row, [])
+        except IntegrityError:
+            _mark_lost(settings)
+            held = sa.select(RunRow).filter_by(claim=about["claim"], state="running")
+            with database.session(settings) as session:
+                other = session.scalar(held)
+                by = _as_run(other, []) if other else None
+        if by is None:
+            continue  # it has ended meanwhile
+        if overlap == "skip":
+            raise Busy(by)
+        if waits:
+            waits(by)
+            waits = None
+        time.sleep(WAIT)
+
+
+def beat(run_id: str, settings: Settings) -> str | None:
+    """Give a sign of life of a run; who has asked meanwhile that it stops."""
+    mine = sa.update(RunRow).filter_by(id=run_id).values(seen_at=dt.datetime.now(dt.UTC))
     with database.session(settings) as session, session.begin():
-        session.add(row)
-        session.flush()
-        return _as_run(row, [])
+        return session.scalar(mine.returning(RunRow.cancelled_by))
 
 
 def end(run: Run, settings: Settings) -> Run:
-    """Stamp how a run ended: its state, error, end and notebook."""
-    stamp = {n: getattr(run, n) for n in ("state", "error", "ended_at", "notebook_uri")}
-    with database.session(settings) as session, session.begin():
-        session.execute(sa.update(RunRow).filter_by(id=run.id).values(**stamp))
+    """Stamp how a run ended; a success settles the dead letters that it was for.
+
+    Raises
+    ------
+    Unavailable
+        The database does not answer. The stamp is kept in a file, and entered by whoever looks at
+        the runs next on this machine.
+    """
+    stamp = {name: getattr(run, name) for name in STAMP}
+    patience = Retrying(
+        retry=retry_if_exception_type(Unavailable),
+        wait=wait_fixed(0.5),
+        stop=stop_after_delay(5),
+        reraise=True,
+    )
+    try:
+        patience(_stamp, run.id, stamp, settings)
+    except Unavailable as gone:
+        kept = folder(settings, "unsaved") / f"{run.id}.json"
+        private_file(kept, json.dumps(stamp | {"ended_at": str(run.ended_at)}))
+        raise Unavailable(
+            f"run {run.id} has {run.state}, and its record waits in {kept} until the database "
+            f"answers again: then `thalweg runs list` enters it; {gone}"
+        ) from gone
     return run
+
+
+def cancel(run_id: str, settings: Settings | None = None) -> Run:
+    """Ask a run to stop, which it does in a few seconds, or give up a dead letter.
+
+    Raises
+    ------
+    NotFound
+        There is no such run.
+    InvalidInput
+        It has ended already.
+    """
+    settings = settings or load()
+    run = get(run_id, settings)
+    given_up = {"state": "cancelled", "cancelled_by": _user()}
+    asked = {"running": {"cancelled_by": _user()}, "dead": given_up}
+    if run.state not in asked:
+        raise InvalidInput(f"run {run.id} has {run.state} already: there is nothing to cancel")
+    with database.session(settings) as session, session.begin():
+        mine = sa.update(RunRow).filter_by(id=run.id, state=run.state)
+        session.execute(mine.values(**asked[run.state]))
+    return get(run.id, settings)
 
 
 def find(
     pipeline: str | None = None,
     state: str | None = None,
-    limit: int = 20,
+    limit: int | None = 20,
     settings: Settings | None = None,
+    *,
+    partition: str | None = None,
+    since: dt.datetime | None = None,
 ) -> list[Run]:
-    """The newest runs first. Runs whose process is gone are marked as failed before."""
+    """The newest runs first, those that started `since`. Lost runs are marked as such before.
+
+    What the runs read and wrote is not among it: `get` gives that of one.
+    """
     settings = settings or load()
     _mark_lost(settings)
     query = sa.select(RunRow).order_by(RunRow.started_at.desc(), RunRow.id.desc()).limit(limit)
-    wanted = {"pipeline": pipeline, "state": state}
+    wanted = {"pipeline": pipeline, "state": state, "partition": partition}
     query = query.filter_by(**{name: value for name, value in wanted.items() if value})
+    if since:
+        query = query.where(RunRow.started_at >= since)
     with database.session(settings) as session:
         return [_as_run(row, []) for row in session.scalars(query)]
 
@@ -129,6 +307,18 @@ def get(run_id: str, settings: Settings | None = None) -> Run:
     """
     settings = settings or load()
     _mark_lost(settings)
+    return _get(run_id, settings)
+
+
+def known(run: Run, settings: Settings) -> Run:
+    """The run with all that it read and wrote so far; as it is where the database is gone."""
+    try:
+        return _get(run.id, settings)
+    except Unavailable:
+        return run
+
+
+def _get(run_id: str, settings: Settings) -> Run:
     matches = RunRow.id.startswith(run_id, autoescape=True) | RunRow.id.endswith(
         run_id, autoescape=True
     )
@@ -160,19 +350,59 @@ def workplace(run_id: str, settings: Settings) -> Iterator[Path]:
             shutil.rmtree(place, ignore_errors=True)
 
 
+def _stamp(run_id: str, stamp: dict[str, Any], settings: Settings) -> None:
+    with database.session(settings) as session, session.begin():
+        mine = sa.update(RunRow).filter_by(id=run_id).values(**stamp)
+        row = session.scalar(mine.returning(RunRow))
+        if row is not None and row.state == "succeeded" and row.trigger != "rerun":
+            settles = RunRow.id == row.repeats
+            if row.partition is not None:
+                settles |= sa.and_(
+                    RunRow.pipeline == row.pipeline, RunRow.partition == row.partition
+                )
+            letters = sa.update(RunRow).filter_by(state="dead").where(settles)
+            session.execute(letters.values(state="failed"))
+
+
 def _mark_lost(settings: Settings) -> None:
-    """Stamp the runs of this machine that are `running` in the record and in no process."""
+    """Enter the ends that are not yet entered; stamp those `running` that nobody works on."""
+    for kept in (settings.data_dir / "unsaved").glob("*.json"):
+        with suppress(FileNotFoundError):  # another enters it
+            stamp = json.loads(kept.read_text())
+            stamp["ended_at"] = dt.datetime.fromisoformat(stamp["ended_at"])
+            _stamp(kept.stem, stamp, settings)
+            kept.unlink()
+    alive = []
     for place in (settings.data_dir / "work").glob("[0-9a-f]*-*"):
         try:
             with (place / "lock").open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                lost = {"state": "failed", "error": LOST, "ended_at": dt.datetime.now(dt.UTC)}
-                with database.session(settings) as session, session.begin():
-                    running = sa.update(RunRow).filter_by(id=place.name, state="running")
-                    session.execute(running.values(**lost))
+                _lose(RunRow.id == place.name, settings)
                 shutil.rmtree(place, ignore_errors=True)
-        except (BlockingIOError, FileNotFoundError):
+        except BlockingIOError:
+            alive.append(place.name)
+        except FileNotFoundError:
             continue
+    # Of another machine only its signs of life can be seen.
+    silent = sa.func.coalesce(RunRow.seen_at, RunRow.started_at) < dt.datetime.now(dt.UTC) - SILENCE
+    _lose(silent & RunRow.id.not_in(alive), settings)
+
+
+def _lose(which: sa.ColumnElement[bool], settings: Settings) -> None:
+    """Mark these runs as lost, and tell of those that nobody will try again."""
+    running = sa.and_(RunRow.state == "running", which)
+    with database.session(settings) as session:
+        if session.scalar(sa.select(RunRow.id).where(running).limit(1)) is None:
+            return
+    with database.session(settings) as session, session.begin():
+        state = sa.case((RunRow.is_last, "dead"), else_="failed")
+        lost = {"state": state, "error": LOST, "ended_at": dt.datetime.now(dt.UTC)}
+        marked = sa.update(RunRow).where(running).values(**lost).returning(RunRow)
+        ended = [_as_run(row, []) for row in session.scalars(marked)]
+    from thalweg.pipelines import notify
+
+    for run in ended:
+        notify.dead_letter(run, settings)
 
 
 def _as_run(row: RunRow, uses: list[RunUse]) -> Run:
@@ -200,3 +430,7 @@ def _environment(home: Path) -> str | None:
     return (
         f"uv.lock sha256:{hashlib.sha256(lock.read_bytes()).hexdigest()}" if lock.exists() else None
     )
+
+
+def _user() -> str:
+    return os.environ.get("JUPYTERHUB_USER") or getpass.getuser()

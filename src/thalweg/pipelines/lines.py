@@ -14,6 +14,21 @@ from thalweg.errors import InvalidInput
 __all__ = ["line_of", "read"]
 
 
+BOOLEAN = "tag:yaml.org,2002:bool"
+
+
+class Loader(yaml.SafeLoader):
+    """With the truth values of YAML 1.2, as editors have them: `on`, `no` and `yes` are text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != BOOLEAN]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+Loader.add_implicit_resolver(BOOLEAN, re.compile("^(?:[Tt]rue|TRUE|[Ff]alse|FALSE)$"), list("tTfF"))
+
+
 def read(file: Path) -> tuple[dict[Any, Any], yaml.Node]:
     """The keys and values of a YAML file, and its nodes, by which `line_of` finds a key.
 
@@ -25,8 +40,8 @@ def read(file: Path) -> tuple[dict[Any, Any], yaml.Node]:
     """
     try:
         text = file.read_text()
-        root: Any = yaml.compose(text, yaml.SafeLoader)
-        content = yaml.safe_load(text)
+        root: Any = yaml.compose(text, Loader)
+        content = Loader(text).get_single_data()
     except OSError as error:
         raise InvalidInput(f"cannot read {file}: {error.strerror}") from None
     except (yaml.YAMLError, ValueError) as error:  # a day that no month has, bytes that are no text
@@ -45,6 +60,10 @@ def line_of(root: yaml.Node, location: list[str]) -> int:
     """The line of this key, or of the last of its parents that is there."""
     line, node = root.start_mark.line + 1, root
     for part in location:
+        if isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
+            node = node.value[int(part)]
+            line = node.start_mark.line + 1
+            continue
         if not isinstance(node, yaml.MappingNode):
             break
         pairs = [(key, value) for key, value in node.value if key.value == part]

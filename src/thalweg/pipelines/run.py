@@ -3,29 +3,30 @@
 >>> from thalweg.pipelines import run
 >>> run.run("evaluate", {"lead_time_bin": 24})  # doctest: +SKIP
 
-The notebook is executed in a folder of the run and saved once, at the end, to
-`{runs_uri}/{pipeline}/{YYYY-MM-DD}/{run_id}.ipynb`, also when it failed. It carries the record in
-`metadata["thalweg"]`. The runner never imports Papermill: `execute` does, in its own process, and
-what the runner needs itself is imported while that is going on.
+The notebook is executed in a folder of the run and saved once, at the end, also when it failed, to
+`{runs_uri}/{pipeline}/{YYYY-MM-DD}/{run_id}.ipynb`, and beside it as HTML. It carries the record in
+`metadata["thalweg"]` and in its first cell. The runner never imports Papermill: `execute` does, in
+its own process, and what the runner needs itself is imported while that is going on.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
-from thalweg.errors import ThalwegError
+from thalweg.errors import InvalidInput, ThalwegError, Unavailable
 from thalweg.pipelines.execute import GRACE
 from thalweg.settings import Settings, load
 
@@ -33,25 +34,36 @@ if TYPE_CHECKING:
     from thalweg.pipelines.history import Run
     from thalweg.pipelines.specification import Pipeline
 
-__all__ = ["Progress", "RunFailed", "executor", "run"]
+__all__ = ["Progress", "RunFailed", "executor", "rerun", "retry", "run"]
 
 Progress = Callable[[int, int], None]
 PLOTS = Path(__file__).with_name("holoviews.rc")
+SAMPLE = 0.5  # seconds between two looks at the memory
+BEAT = 5.0  # seconds between two signs of life
+log = logging.getLogger(__name__)
 
 
 class RunFailed(ThalwegError):
-    """A run ended without success; `run` is its record."""
+    """A run ended without success; `run` is its record, whose state says how."""
 
     def __init__(self, run: Run) -> None:
-        super().__init__(f"run {run.id} of {run.pipeline!r} failed: {run.error}")
+        super().__init__(
+            f"run {run.id} of {run.pipeline!r} {ENDED[run.state]}: {run.error}\n"
+            f"look into it: thalweg runs show {run.id[-12:]}; try again: {run.again}"
+        )
         self.run = run
+
+
+ENDED = {"failed": "failed", "dead": "failed for the last time", "cancelled": "was cancelled"}
 
 
 def run(
     name: str,
     parameters: Mapping[str, Any] | None = None,
     *,
+    partition: str | None = None,
     trigger: str = "command",
+    attempt: int | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
     process: subprocess.Popen[str] | None = None,
@@ -62,8 +74,14 @@ def run(
     ----------
     parameters
         Values by name; text is converted by the declared types.
+    partition
+        Key of the partition, which gives parameters too.
     trigger
-        Who asked: `command`, `dagster` or `notebook`.
+        Who asked: `command`, `dagster` or `notebook`; `retry` and `rerun` set their own.
+    attempt
+        Of a scheduler that tries again by itself: 1 for the first. A failure after the last of the
+        pipeline's retries is a dead letter, of which those are told that its specification names.
+        None: somebody is looking on, and sees a failure.
     progress
         Called with the number of the cell that starts and the number of all cells.
     process
@@ -73,28 +91,163 @@ def run(
     ------
     NotFound, InvalidInput
         No such pipeline, or parameters that it does not allow; no kernel started, nothing recorded.
+    Busy
+        Another run works on the same partition, and the pipeline says to leave this one out.
     RunFailed
-        The notebook failed, its kernel died, or it took longer than its timeout.
+        The notebook failed, its kernel died, it took longer than its timeout, or was cancelled.
     """
     with nullcontext(process) if process else executor() as process:
-        from thalweg import database
-        from thalweg.pipelines import history, specification
+        from thalweg.pipelines import specification
 
         settings = settings or load()
         pipeline = specification.get(name, settings)
-        values = pipeline.values(parameters)
-        run_id = database.new_id()
-        with history.workplace(run_id, settings) as folder, _stoppable():
-            begun = history.begin(run_id, name, values, trigger, settings)
-            try:
-                error = _execute(process, pipeline, begun, folder, settings, progress)
-            except BaseException as stop:
-                _finish(begun, f"stopped from outside ({type(stop).__name__})", folder, settings)
-                raise
-            ended = _finish(begun, error, folder, settings)
-    if ended.state == "failed":
+        values = pipeline.values(parameters, partition)
+        is_last = attempt is not None and attempt > pipeline.retries.attempts
+        task = _Task(pipeline, values, partition, trigger, attempt or 1, is_last)
+        return _run(task, settings, process, progress)
+
+
+def retry(run_id: str, settings: Settings | None = None, progress: Progress | None = None) -> Run:
+    """Run again what failed, with the same parameters and partition; its success settles it.
+
+    Raises
+    ------
+    NotFound, InvalidInput
+        No such run or pipeline; a run that did not fail, or values that are not allowed any more.
+    Busy, RunFailed
+        As `run`.
+    """
+    with executor() as process:
+        from thalweg.pipelines import history, specification
+
+        settings = settings or load()
+        failed = history.get(run_id, settings)
+        if failed.state in ("running", "succeeded"):
+            again = "is still running" if failed.state == "running" else "succeeded"
+            raise InvalidInput(
+                f"run {failed.id} {again}: to do it once more, `thalweg run {failed.pipeline}`"
+            )
+        if failed.trigger == "rerun":
+            raise InvalidInput(f"run {failed.id} was a rerun: do it again by `{failed.again}`")
+        pipeline = specification.get(failed.pipeline, settings)
+        values = pipeline.values(failed.parameters)
+        # Of several in a row each repeats the first, which waits for a success.
+        first = history.get(failed.repeats, settings) if failed.repeats else failed
+        task = _Task(pipeline, values, failed.partition, "retry", failed.attempt + 1, False, first)
+        return _run(task, settings, process, progress)
+
+
+def rerun(run_id: str, settings: Settings | None = None, progress: Progress | None = None) -> Run:
+    """Repeat a run against the same raw files and snapshots, and tell what comes out differently.
+
+    Its notebook is executed as it was then. Nothing is written but the record and the notebook:
+    what it would write is compared with what the run wrote. The record has the `differences`, an
+    empty list where all is bit-identical.
+
+    Raises
+    ------
+    NotFound, InvalidInput
+        No such run or pipeline; a run that did not succeed, or whose notebook was not saved.
+    RunFailed
+        As `run`; also where upkeep has ended one of the snapshots.
+    """
+    with executor() as process:
+        from thalweg.pipelines import history, specification
+
+        settings = settings or load()
+        first = history.get(run_id, settings)
+        if first.trigger == "rerun":
+            first = history.get(str(first.repeats), settings)
+        if first.state != "succeeded" or not first.notebook_uri:
+            raise InvalidInput(
+                f"run {first.id} is {first.state}: expected one that succeeded, with its notebook; "
+                f"one that failed is run again by `thalweg runs retry {first.id[-12:]}`"
+            )
+        pipeline = specification.get(first.pipeline, settings)
+        task = _Task(pipeline, first.parameters, first.partition, "rerun", 1, repeats=first)
+        return _run(task, settings, process, progress)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a run is to do; a rerun does it as `repeats` did, without writing."""
+
+    pipeline: Pipeline
+    values: dict[str, Any]
+    partition: str | None
+    trigger: str
+    attempt: int
+    is_last: bool = False
+    repeats: Run | None = None
+
+    @property
+    def is_rerun(self) -> bool:
+        return self.trigger == "rerun"
+
+
+@dataclass
+class _End:
+    """How an execution ended, as far as it is known."""
+
+    error: str | None = None
+    state: Literal["succeeded", "failed", "cancelled"] = "succeeded"
+    peak_memory: int | None = None
+
+    def fails(self, error: str, state: Literal["failed", "cancelled"] = "failed") -> None:
+        self.error, self.state = error, state
+
+
+def _run(
+    task: _Task, settings: Settings, process: subprocess.Popen[str], progress: Progress | None
+) -> Run:
+    from thalweg import database
+    from thalweg.pipelines import history
+
+    run_id = database.new_id()
+    with history.workplace(run_id, settings) as folder, _stoppable():
+        begun = history.begin(
+            run_id, task.pipeline.name, task.values, task.trigger, settings,
+            partition=task.partition, attempt=task.attempt, is_last=task.is_last,
+            repeats=task.repeats.id if task.repeats else None,
+            overlap="allow" if task.is_rerun else task.pipeline.overlap, waits=_say_what_holds_us,
+        )  # fmt: skip
+        end = _End()
+        try:
+            _execute(process, task, begun, end, folder, settings, progress)
+        except BaseException as stop:
+            is_person = isinstance(stop, KeyboardInterrupt)
+            end.fails(
+                "cancelled at the keyboard"
+                if is_person
+                else f"stopped from outside ({_said(stop)})",
+                "cancelled" if is_person else "failed",
+            )
+            _tell(_finish(begun, task, end, folder, settings), settings)
+            raise
+        ended = _finish(begun, task, end, folder, settings)
+    if ended.state != "succeeded":
+        _tell(ended, settings)
         raise RunFailed(ended)
     return ended
+
+
+def _tell(ended: Run, settings: Settings) -> None:
+    from thalweg.pipelines import notify
+
+    notify.dead_letter(ended, settings)
+
+
+def _say_what_holds_us(other: Run) -> None:
+    log.warning(
+        "waiting for run %s of %r, which works on the same; to stop it: thalweg runs cancel %s",
+        other.id, other.pipeline, other.id[-12:],
+    )  # fmt: skip
+
+
+def _said(stop: BaseException) -> str:
+    """What has stopped a run: of SIGTERM `SystemExit`, which says nothing to a reader."""
+    is_signal = isinstance(stop, SystemExit) and stop.code == 128 + signal.SIGTERM
+    return "SIGTERM: the machine or its scheduler shuts down" if is_signal else type(stop).__name__
 
 
 @contextmanager
@@ -119,29 +272,35 @@ def executor() -> Iterator[subprocess.Popen[str]]:
 
 def _execute(
     process: subprocess.Popen[str],
-    pipeline: Pipeline,
+    task: _Task,
     begun: Run,
+    end: _End,
     folder: Path,
     settings: Settings,
     progress: Progress | None,
-) -> str | None:
-    """Execute the notebook within the time limit; what went wrong in plain words, or None."""
-    late = threading.Event()
+) -> None:
+    """Execute the notebook within the time limit; what went wrong, in plain words, is in `end`."""
+    late, done = threading.Event(), threading.Event()
 
     def end_late() -> None:
         late.set()
         _stop(process)
 
-    limit = threading.Timer(pipeline.timeout, end_late)
+    limit = threading.Timer(task.pipeline.timeout, end_late)
     stdin, stdout = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
-    cells = len(json.loads(pipeline.notebook_path.read_text())["cells"])
+    notebook = _input(task, folder)
+    cells = len(json.loads(notebook.read_text())["cells"])
     last: dict[str, Any] = {}
     limit.start()
+    watcher = threading.Thread(
+        target=_watch, args=[process, begun, end, done, settings], daemon=True
+    )
+    watcher.start()
     try:
-        stdin.write(json.dumps(_request(pipeline, begun, folder, settings)) + "\n")
+        stdin.write(json.dumps(_request(notebook, task, begun, folder, settings)) + "\n")
         stdin.flush()
         # In a thread of its own: an interrupt in the middle of an import would leave half a module.
-        threading.Thread(target=_open_store, args=[settings], daemon=True).start()
+        threading.Thread(target=_get_ready, args=[settings], daemon=True).start()
         for line in stdout:
             last = json.loads(line)
             if progress and "cell" in last:
@@ -150,22 +309,86 @@ def _execute(
         pass
     finally:
         limit.cancel()
+        done.set()
         _stop(process)
     if late.is_set():
-        return f"it took longer than its time limit of {pipeline.timeout} s"
-    if "error" in last:
-        return cast(str | None, last["error"])
-    return "the process that executes the notebook died: it was killed, or could not start"
+        end.fails(
+            f"it took longer than its time limit of {task.pipeline.timeout} s; give it less to do "
+            "at once, or a longer `timeout` in its pipeline.yaml"
+        )
+    elif end.state == "succeeded" and "error" not in last:
+        end.fails("the process that executes the notebook died: it was killed, or could not start")
+    elif end.state == "succeeded" and last["error"]:
+        end.fails(last["error"])
 
 
-def _request(pipeline: Pipeline, begun: Run, folder: Path, settings: Settings) -> dict[str, Any]:
+def _watch(
+    process: subprocess.Popen[str],
+    begun: Run,
+    end: _End,
+    done: threading.Event,
+    settings: Settings,
+) -> None:
+    """Look after the kernel: its memory, a sign of life for the record, a wish to cancel it."""
+    import psutil
+
+    from thalweg.pipelines import history
+
+    next_beat = time.monotonic() + BEAT
+    while not done.wait(SAMPLE):
+        with suppress(psutil.Error):
+            kernel = psutil.Process(process.pid).children(recursive=True)
+            end.peak_memory = max(end.peak_memory or 0, sum(map(_memory, kernel))) or None
+        if time.monotonic() < next_beat:
+            continue
+        next_beat = time.monotonic() + BEAT
+        with suppress(Unavailable):  # the next one may get through
+            if by := history.beat(begun.id, settings):
+                end.fails(f"cancelled by {by}", "cancelled")
+                return _stop(process)
+    return None
+
+
+def _memory(process: Any) -> int:
+    """Resident memory of a process in bytes; 0 of one that is gone."""
+    import psutil
+
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _input(task: _Task, folder: Path) -> Path:
+    """The notebook to execute: the pipeline's, or in a rerun that which was executed then."""
+    if not (task.is_rerun and task.repeats and task.repeats.notebook_uri):
+        return task.pipeline.notebook_path
+    from thalweg import storage
+    from thalweg.pipelines import report
+
+    executed = json.loads(storage.read(task.repeats.notebook_uri))
+    path = folder / "again.ipynb"
+    path.write_text(json.dumps(report.without_record(executed)))
+    return path
+
+
+def _request(
+    notebook: Path, task: _Task, begun: Run, folder: Path, settings: Settings
+) -> dict[str, Any]:
     """What the executing process is told; the kernel gets this environment and these settings."""
     given = {f"THALWEG_{f.name.upper()}": str(getattr(settings, f.name)) for f in fields(settings)}
+    run = {
+        "THALWEG_RUN_ID": begun.id,
+        "THALWEG_COMPUTE": task.pipeline.resources.profile,
+        "HOLOVIEWSRC": str(PLOTS),
+    }
+    if task.is_rerun:
+        run["THALWEG_PINNED"] = str(begun.repeats)
     return {
-        "environ": {**os.environ, **given, "THALWEG_RUN_ID": begun.id, "HOLOVIEWSRC": str(PLOTS)},
+        "environ": {**os.environ, **given, **run},
         "log": str(folder / "log"),
         "arguments": {
-            "input_path": str(pipeline.notebook_path),
+            "input_path": str(notebook),
             "output_path": str(folder / "notebook.ipynb"),
             "parameters": begun.parameters,
             "cwd": str(folder),
@@ -173,12 +396,14 @@ def _request(pipeline: Pipeline, begun: Run, folder: Path, settings: Settings) -
     }
 
 
-def _open_store(settings: Settings) -> None:
-    """Have the object store's client ready, while the kernel starts, for the moment of saving."""
+def _get_ready(settings: Settings) -> None:
+    """Import what is needed for saving, and open the object store, while the kernel is at work."""
     from thalweg import storage
+    from thalweg.pipelines import report
 
     with suppress(Exception):
         storage.filesystem(settings.runs_uri).exists(settings.runs_uri)
+    report.exporter()
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
@@ -197,34 +422,79 @@ def _stop(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def _finish(begun: Run, error: str | None, folder: Path, settings: Settings) -> Run:
+def _finish(begun: Run, task: _Task, end: _End, folder: Path, settings: Settings) -> Run:
     """Save the executed notebook with its record, and stamp the run."""
-    from thalweg import private, storage
-    from thalweg.pipelines import history
+    from thalweg.pipelines import history, report
 
+    is_dead = task.is_last and end.state == "failed"
     ended = replace(
-        history.get(begun.id, settings),
-        state="failed" if error else "succeeded",
-        error=error,
+        history.known(begun, settings),
+        state="dead" if is_dead else end.state,
+        error=end.error,
         ended_at=dt.datetime.now(dt.UTC),
+        peak_memory=end.peak_memory,
     )
-    notebook = folder / "notebook.ipynb"
-    if notebook.exists():
-        day = f"{begun.started_at:%Y-%m-%d}"
-        uri = f"{settings.runs_uri}/{begun.pipeline}/{day}/{begun.id}.ipynb"
-        ended = replace(ended, notebook_uri=uri)
-        content = json.loads(notebook.read_text())
-        content["metadata"]["thalweg"] = ended.as_dict()
-        notebook.write_text(json.dumps(content, indent=1))
+    if notebook := _executed(folder):
         try:
-            storage.put_new(uri, notebook.read_bytes())
+            if task.is_rerun and task.repeats and end.state == "succeeded":
+                ended = replace(ended, differences=_differences(task.repeats, ended, notebook))
+            ended = _saved(report.with_record(notebook, ended), ended, settings)
         except Exception as unsaved:  # whatever it is, the record must be stamped
-            kept = private.folder(settings, "unsaved") / f"{begun.id}.ipynb"
-            shutil.move(notebook, kept)
-            why = f"the executed notebook could not be saved and lies in {kept}: {unsaved}"
-            both = f"{error}; {why}" if error else why
-            ended = replace(ended, state="failed", error=both, notebook_uri=None)
+            why = f"the executed notebook could not be saved{_kept(notebook, ended, settings)}"
+            both = "; ".join(filter(None, [end.error, f"{why}: {unsaved}"]))
+            failed = "dead" if task.is_last else "failed"
+            state = ended.state if end.error else failed
+            ended = replace(ended, state=state, error=both, notebook_uri=None, html_uri=None)
     return history.end(ended, settings)
+
+
+def _executed(folder: Path) -> dict[str, Any] | None:
+    """The notebook as far as it was executed; None without one, or where it was cut (disk full)."""
+    try:
+        return cast(dict[str, Any], json.loads((folder / "notebook.ipynb").read_text()))
+    except (OSError, ValueError):
+        return None
+
+
+def _saved(notebook: dict[str, Any], ended: Run, settings: Settings) -> Run:
+    """Store the notebook, and as HTML as well; returns the record with where they are."""
+    from thalweg import storage
+    from thalweg.pipelines import report
+
+    day = f"{ended.started_at:%Y-%m-%d}"
+    uri = f"{settings.runs_uri}/{ended.pipeline}/{day}/{ended.id}"
+    try:
+        page = report.html(notebook, ended.pipeline)
+    except Exception:
+        log.exception("run %s: its notebook cannot be rendered as HTML", ended.id)
+        page = None
+    ended = replace(ended, notebook_uri=f"{uri}.ipynb", html_uri=f"{uri}.html" if page else None)
+    notebook["metadata"]["thalweg"] = ended.as_dict()
+    storage.put_new(f"{uri}.ipynb", json.dumps(notebook, indent=1).encode())
+    if page:
+        storage.put_new(f"{uri}.html", page.encode())
+    return ended
+
+
+def _kept(notebook: dict[str, Any], ended: Run, settings: Settings) -> str:
+    """Where a notebook lies that the store did not take, in words; nothing if the disk is full."""
+    from thalweg import private
+
+    try:
+        kept = private.folder(settings, "unsaved") / f"{ended.id}.ipynb"
+        private.private_file(kept, json.dumps(notebook, indent=1))
+    except (OSError, Unavailable):
+        return ""
+    return f" and lies in {kept}"
+
+
+def _differences(first: Run, again: Run, notebook: dict[str, Any]) -> list[str]:
+    """In what a rerun differs from what it repeats: rows that it would write, and outputs."""
+    from thalweg import storage
+    from thalweg.pipelines import report
+
+    executed = json.loads(storage.read(str(first.notebook_uri)))
+    return [*report.unlike_rows(first, again), *report.unlike_outputs(executed, notebook)]
 
 
 @contextmanager

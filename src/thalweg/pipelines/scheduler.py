@@ -25,7 +25,7 @@ from typing import cast
 
 import yaml
 
-from thalweg.errors import ThalwegError, Unavailable
+from thalweg.errors import InvalidInput, ThalwegError, Unavailable
 from thalweg.pipelines.execute import GRACE
 from thalweg.private import folder, private_file, socket_path
 from thalweg.settings import Settings, load
@@ -33,7 +33,7 @@ from thalweg.settings import Settings, load
 __all__ = ["dagster_home", "main"]
 
 #: Runs that Dagster may work on at once; the others wait in its queue.
-CONCURRENT_RUNS = 2
+CONCURRENT_RUNS = {"local": 2, "kubernetes": 20}
 CODE_LOCATION = "thalweg"
 
 
@@ -41,7 +41,9 @@ def dagster_home(settings: Settings | None = None) -> Path:
     """Write Dagster's configuration into the data folder and return its home, for `DAGSTER_HOME`.
 
     `dagster.yaml` keeps all state in SQLite below it, sends no telemetry, queues runs, and keeps
-    ticks for a while; `workspace.yaml` names the socket of the code server.
+    ticks for a while; `workspace.yaml` names the socket of the code server. With the setting
+    `launcher`, runs are jobs on Kubernetes and the state is in PostgreSQL; InvalidInput without an
+    image for them.
     """
     settings = settings or load()
     home = folder(settings, "dagster")
@@ -54,7 +56,16 @@ def dagster_home(settings: Settings | None = None) -> Path:
             "class": "LocalComputeLogManager",
             "config": {"base_dir": str(home / "logs")},
         },
-        "concurrency": {"runs": {"max_concurrent_runs": CONCURRENT_RUNS}},
+        "concurrency": {
+            "runs": {"max_concurrent_runs": CONCURRENT_RUNS[settings.launcher]},
+            "pools": {"default_limit": 1, "granularity": "run"},  # a pipeline is a pool
+        },
+        # After an outage the last tick is made up for; what it asks for leaves no partition out.
+        "scheduler": {
+            "module": "dagster.core.scheduler",
+            "class": "DagsterDaemonScheduler",
+            "config": {"max_catchup_runs": 1},
+        },
         "run_monitoring": {"enabled": True, "start_timeout_seconds": 300},
         # An operation retries by its own policy; this is for runs whose process was lost.
         "run_retries": {"enabled": True, "max_retries": 3, "retry_on_asset_or_op_failure": False},
@@ -63,10 +74,45 @@ def dagster_home(settings: Settings | None = None) -> Path:
             "sensor": {"purge_after_days": {"skipped": 2, "failure": 30, "success": 90}},
         },
     }
+    if settings.launcher == "kubernetes":
+        configuration |= _on_kubernetes(settings)
     server = {"socket": str(_socket(settings)), "host": "localhost", "location_name": CODE_LOCATION}
     _write(home / "dagster.yaml", configuration)
     _write(home / "workspace.yaml", {"load_from": [{"grpc_server": server}]})
     return home
+
+
+def _on_kubernetes(settings: Settings) -> dict[str, object]:
+    """What differs where each run is a Job of its own, started by the launcher of dagster-k8s.
+
+    Its pod has the environment of a config map and a secret, and is as large as its pipeline says.
+    State that pods share is in PostgreSQL (dagster-postgres), at an address that only they know.
+    """
+    if not settings.image:
+        raise InvalidInput("launcher is kubernetes: set `image` to the image that runs start from")
+    config = {
+        "job_namespace": settings.namespace,
+        "job_image": settings.image,
+        "image_pull_policy": "IfNotPresent",
+        "service_account_name": "thalweg-runs",
+        "instance_config_map": "thalweg-dagster",
+        "env_config_maps": ["thalweg-environment"],
+        "env_secrets": ["thalweg-secrets"],
+        "env_vars": [f"THALWEG_IMAGE={settings.image}"],  # which goes on record
+        "labels": {"app.kubernetes.io/part-of": "thalweg"},
+        "run_k8s_config": {
+            "job_spec_config": {"backoff_limit": 0, "ttl_seconds_after_finished": 24 * 3600},
+            "pod_spec_config": {"termination_grace_period_seconds": GRACE + 20},
+        },
+    }
+    return {
+        "run_launcher": {"module": "dagster_k8s", "class": "K8sRunLauncher", "config": config},
+        "storage": {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}},
+        "compute_logs": {
+            "module": "dagster.core.storage.noop_compute_log_manager",
+            "class": "NoOpComputeLogManager",
+        },
+    }
 
 
 def main(arguments: list[str]) -> None:
@@ -99,7 +145,8 @@ def _keep_code_server(settings: Settings, stop: threading.Event) -> None:
     """Keep a code server running, a new one whenever it died."""
     command = [sys.executable, "-m", "thalweg.pipelines.scheduler", "code-server"]
     while not stop.is_set():
-        _fail_lost_runs()
+        if settings.launcher == "local":  # those of others do not end with the code server
+            _fail_lost_runs()
         _socket(settings).unlink(missing_ok=True)
         server = subprocess.Popen(command, stdin=subprocess.PIPE)
         while server.poll() is None and not stop.wait(1):

@@ -12,175 +12,94 @@ import datetime as dt
 import graphlib
 import json
 import re
-import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from thalweg.errors import InvalidInput, NotFound, nearest
-from thalweg.pipelines import lines, values
+from thalweg.pipelines import lines
+from thalweg.pipelines.partitions import Backfill, Partitions
+from thalweg.pipelines.parts import (
+    Duration,
+    Notify,
+    Parameter,
+    Resources,
+    Retries,
+    Schedule,
+    Strict,
+    duration,
+)
 from thalweg.settings import Settings
 from thalweg.settings import load as load_settings
 
-__all__ = ["Parameter", "Pipeline", "Retries", "Schedule", "all", "get", "load"]
+__all__ = [
+    "Parameter",
+    "Pipeline",
+    "Retries",
+    "Schedule",
+    "all",
+    "check_name",
+    "get",
+    "load",
+    "schema",
+]
 
 FILE = "pipeline.yaml"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+GIVEN = ("name", "folder")  # by where the file lies
 SECRET = re.compile(r"pass(word|wd|phrase)|secret|token|credential|(^|_)key$|api_?key", re.I)
-CRON_FIELDS = (
-    ("minute", range(60), ""),
-    ("hour", range(24), ""),
-    ("day", range(1, 32), ""),
-    ("month", range(1, 13), "jan feb mar apr may jun jul aug sep oct nov dec"),
-    ("weekday", range(8), "sun mon tue wed thu fri sat"),
-)
-CRON_PART = re.compile(r"(?:\*|(\w+)(?:-(\w+))?)(?:/[1-9]\d*)?")
-NUMBERS = ("integer", "number")
-
-
-class Strict(BaseModel):
-    """A part of a specification: frozen, no unknown keys, no silent conversions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Parameter(Strict):
-    """One typed parameter of a pipeline's notebook; without `default` a value must be given.
-
-    `list` is a list of strings. `date` is a day or a time in UTC, or `now`, `now-6h`, `now-2d`,
-    which is counted back from the full hour in which the run starts.
-    """
-
-    type: Literal["string", "integer", "number", "boolean", "date", "list"]
-    description: str
-    default: Any = None
-    pattern: str | None = None
-    minimum: float | None = None
-    maximum: float | None = None
-    enum: list[Any] | None = None
-
-    @property
-    def required(self) -> bool:
-        return "default" not in self.model_fields_set
-
-    @field_validator("pattern")
-    @classmethod
-    def _compiles(cls, pattern: str | None) -> str | None:
-        try:
-            re.compile(pattern or "")
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
-        return pattern
-
-    @model_validator(mode="after")
-    def _default_is_valid(self) -> Parameter:
-        if self.type not in NUMBERS and (self.minimum, self.maximum) != (None, None):
-            raise ValueError(f"minimum and maximum are for {' and '.join(NUMBERS)}")
-        if self.type == "date" and isinstance(self.default, dt.date):  # YAML reads dates itself
-            object.__setattr__(self, "default", self.default.isoformat())
-        if self.default is not None and not self._is_of_type(self.default):
-            raise ValueError(f"default: expected {self.type}, got {self.default!r}{_quote(self)}")
-        if self.default is not None:
-            self.convert(self.default)
-        return self
-
-    def convert(self, value: Any) -> Any:
-        """The value as the notebook gets it; text is converted by the declared type.
-
-        Raises
-        ------
-        ValueError
-            The value is not of the type, or not within pattern, minimum, maximum, enum.
-        """
-        if value is None and not self.required and self.default is None:
-            return None
-        converted = values.convert(self.type, value)
-        for item in converted if isinstance(converted, list) else [converted]:
-            self._check(item)
-        return converted
-
-    def _check(self, value: Any) -> None:
-        if self.pattern and not re.fullmatch(self.pattern, str(value)):
-            raise ValueError(f"{value!r} does not match the pattern {self.pattern}")
-        if self.minimum is not None and value < self.minimum:
-            raise ValueError(f"{value!r} is below the minimum {self.minimum:g}")
-        if self.maximum is not None and value > self.maximum:
-            raise ValueError(f"{value!r} is above the maximum {self.maximum:g}")
-        if self.enum is not None and value not in self.enum:
-            raise ValueError(f"{value!r} is not allowed{nearest(str(value), map(str, self.enum))}")
-
-    def _is_of_type(self, value: Any) -> bool:
-        kinds: dict[str, Any] = {
-            "integer": int,
-            "number": int | float,
-            "boolean": bool,
-            "list": list,
-        }
-        return isinstance(value, kinds.get(self.type, str)) and not (
-            self.type in NUMBERS and isinstance(value, bool)
-        )
-
-
-class Schedule(Strict):
-    """When a pipeline runs by itself: five cron fields, read in a time zone."""
-
-    cron: str
-    timezone: str = "UTC"
-
-    @field_validator("cron")
-    @classmethod
-    def _is_cron(cls, cron: str) -> str:
-        if len(cron.split()) != len(CRON_FIELDS):
-            raise ValueError("expected five fields: minute hour day month weekday")
-        for text, (name, numbers, words) in zip(cron.split(), CRON_FIELDS, strict=True):
-            if not _is_cron_field(text.lower(), numbers, words.split()):
-                raise ValueError(f"{text!r} is not a {name} ({numbers[0]}-{numbers[-1]})")
-        return cron
-
-    @field_validator("timezone")
-    @classmethod
-    def _is_known(cls, timezone: str) -> str:
-        if timezone not in zoneinfo.available_timezones():
-            raise ValueError(
-                f"unknown time zone {timezone!r}{nearest(timezone, zoneinfo.available_timezones())}"
-            )
-        return timezone
-
-
-class Retries(Strict):
-    """How often the scheduler tries again after a failure, and how long it waits."""
-
-    attempts: int = Field(default=3, ge=0, le=10)
-    delay: int = Field(default=30, ge=0, description="seconds before the first retry")
-    backoff: Literal["constant", "linear", "exponential"] = "exponential"
 
 
 class Pipeline(Strict):
-    """A notebook, its parameters, when it runs, and which pipelines it needs before it."""
+    """A notebook, its parameters, when it runs, and what it needs before it."""
 
     name: str
     folder: Path
-    title: str
-    owner: str
-    description: str
-    notebook: str = "notebook.ipynb"
-    parameters: dict[str, Parameter] = {}
-    schedule: Schedule | None = None
-    needs: list[str] = []
-    retries: Retries = Retries()
+    title: str = Field(description="what it is, in a few words")
+    owner: str = Field(description="person or group that looks after it")
+    description: str = Field(description="what it does, in a sentence or two")
+    notebook: str = Field(default="notebook.ipynb", description="file beside pipeline.yaml")
+    parameters: dict[str, Parameter] = Field(
+        default={}, description="what a run may be given, by name"
+    )
+    schedule: Schedule | None = Field(
+        default=None, description="when it runs by itself; without, it follows what it needs"
+    )
+    partitions: Partitions | None = Field(default=None, description="into what its work is divided")
+    needs: list[str] = Field(
+        default=[], description="pipelines, or tables of the warehouse, before it"
+    )
+    retries: Retries = Field(default=Retries(), description="what becomes of a run that failed")
     timeout: int = Field(default=3600, ge=1, description="seconds after which a run is stopped")
+    concurrency: int = Field(
+        default=1, ge=1, le=100, description="how many of its runs go on at once"
+    )
+    overlap: Literal["skip", "queue", "allow"] = Field(
+        default="queue",
+        description="a run of a partition that another run is working on: is left out, waits, or "
+        "goes on beside it",
+    )
+    resources: Resources = Field(default=Resources(), description="what a run needs")
+    freshness: Duration | None = Field(
+        default=None, description="it is late when its last success is older: 90m, 6h, 2d"
+    )
+    notify: list[Notify] = Field(default=[], description="who is told when something is wrong")
 
     @property
     def notebook_path(self) -> Path:
         return self.folder / self.notebook
 
+    @property
+    def promise(self) -> dt.timedelta | None:
+        """How old its last success may be."""
+        return duration(self.freshness) if self.freshness else None
+
     @field_validator("name")
     @classmethod
     def _is_a_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-            raise ValueError(f"the folder's name must be lower_case_with_underscores, got {name!r}")
-        return name
+        return check_name(name)
 
     @field_validator("parameters")
     @classmethod
@@ -193,20 +112,86 @@ class Pipeline(Strict):
                 )
         return parameters
 
-    def values(self, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Every parameter's value: given ones converted, the others by default.
+    @model_validator(mode="after")
+    def _partitions_fit(self) -> Pipeline:
+        """Partitions must give values that the parameters take."""
+        if self.partitions is None:
+            return self
+        for key in self.partitions.examples():
+            for name, text in self.partitions.fill(key).items():
+                if name not in self.parameters:
+                    hint = nearest(name, self.parameters)
+                    raise ValueError(f"partitions.parameters.{name}: no such parameter{hint}")
+                try:
+                    self.parameters[name].convert(text)
+                except ValueError as error:
+                    raise ValueError(f"partitions.parameters.{name}: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _runs_by_itself(self) -> Pipeline:
+        """Where nobody is there to give a value, each parameter must have one."""
+        by_partition = (
+            self.schedule.runs == "partitions" if self.schedule else bool(self.partitions)
+        )
+        if self.schedule and by_partition and not self.partitions:
+            raise ValueError("schedule.runs: partitions: there are no partitions")
+        filled = self.partitions.parameters if self.partitions and by_partition else {}
+        for name, parameter in self.parameters.items():
+            if (self.schedule or self.needs) and parameter.required and name not in filled:
+                why = "by a schedule" if self.schedule else "after what it needs"
+                raise ValueError(f"parameters.{name}: it runs {why}: give it a default")
+        return self
+
+    @property
+    def policy(self) -> Backfill:
+        """How partitions are caught up on; InvalidInput without partitions."""
+        return self._partitions().backfill
+
+    def values(
+        self, given: Mapping[str, Any] | None = None, partition: str | None = None
+    ) -> dict[str, Any]:
+        """Every parameter's value: given ones converted, those of the partition, defaults.
 
         Raises
         ------
         InvalidInput
-            An unknown parameter, a missing one, or a value that its declaration does not allow.
+            An unknown parameter, a missing one, a value that its declaration does not allow, one
+            that the partition gives as well, or a partition that is not there.
         """
-        given = given or {}
+        given = dict(given or {})
         for name in given:
             if name not in self.parameters:
                 hint = nearest(name, self.parameters)
                 raise InvalidInput(f"pipeline {self.name!r} has no parameter {name!r}{hint}")
+        if partition is not None:
+            self.partition_keys(partition, partition)
+            filled = self._partitions().fill(partition)
+            for name in filled.keys() & given:
+                raise InvalidInput(
+                    f"pipeline {self.name!r}: partition {partition} gives {name!r} already: "
+                    "leave out the partition or the parameter"
+                )
+            given |= filled
         return {name: self._value(name, given) for name in self.parameters}
+
+    def partition_keys(self, first: str | None = None, last: str | None = None) -> list[str]:
+        """The partitions from the first to the last, both included, that there are by now.
+
+        Raises
+        ------
+        InvalidInput
+            The pipeline has no partitions, or not this one.
+        """
+        try:
+            return self._partitions().between(first, last)
+        except InvalidInput as error:
+            raise InvalidInput(f"pipeline {self.name!r}: {error}") from None
+
+    def _partitions(self) -> Partitions:
+        if self.partitions is None:
+            raise InvalidInput("it has no partitions: run it without one")
+        return self.partitions
 
     def _value(self, name: str, given: Mapping[str, Any]) -> Any:
         parameter = self.parameters[name]
@@ -219,6 +204,22 @@ class Pipeline(Strict):
             return parameter.convert(given.get(name, parameter.default))
         except ValueError as error:
             raise InvalidInput(f"pipeline {self.name!r}, parameter {name!r}: {error}") from None
+
+
+def check_name(name: str) -> str:
+    """The name of a pipeline, which is that of its folder; InvalidInput if it is not one."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise InvalidInput(f"the folder's name must be lower_case_with_underscores, got {name!r}")
+    return name
+
+
+def schema() -> str:
+    """The JSON schema of pipeline.yaml, for editors; made from the same models that check it."""
+    made = Pipeline.model_json_schema()
+    for name in GIVEN:
+        del made["properties"][name]
+        made["required"].remove(name)
+    return json.dumps({"$schema": DIALECT, **made, "title": FILE}, indent=2) + "\n"
 
 
 def load(folder: Path) -> Pipeline:
@@ -254,13 +255,14 @@ def all(settings: Settings | None = None) -> dict[str, Pipeline]:
     by_name = {pipeline.name: pipeline for pipeline in found}
     for pipeline in found:
         for need in pipeline.needs:
-            if need not in by_name:
-                file = pipeline.folder / FILE
+            if need not in by_name and need not in (tables := _tables()):
+                hint = nearest(need, [*by_name, *tables])
                 raise InvalidInput(
-                    f"{file}: needs: unknown pipeline {need!r}{nearest(need, by_name)}"
+                    f"{pipeline.folder / FILE}: needs: no pipeline or table {need!r}{hint}"
                 )
+    needs = {p.name: [need for need in p.needs if need in by_name] for p in found}
     try:
-        order = list(graphlib.TopologicalSorter({p.name: p.needs for p in found}).static_order())
+        order = list(graphlib.TopologicalSorter(needs).static_order())
     except graphlib.CycleError as error:
         raise InvalidInput(
             f"pipelines need each other in a circle: {' → '.join(error.args[1])}"
@@ -303,27 +305,27 @@ def _check_notebook(pipeline: Pipeline) -> None:
         )
 
 
-def _quote(parameter: Parameter) -> str:
-    return " (write it in quotes)" if parameter.type in ("string", "date") else ""
+def _tables() -> list[str]:
+    from thalweg import warehouse
+
+    return warehouse.names()
 
 
 def _fields(location: list[str]) -> list[str]:
     """The keys that are known at this place of the file."""
-    parts: dict[str, type[Strict]] = {
-        "parameters": Parameter,
-        "schedule": Schedule,
-        "retries": Retries,
-    }
-    model = parts.get(location[0], Pipeline) if location else Pipeline
-    return [name for name in model.model_fields if name not in ("name", "folder")]
+    model: type[Strict] = Pipeline
+    for part in location:
+        if part in model.model_fields:
+            model = next(_models(model.model_fields[part].annotation), model)
+    return [name for name in model.model_fields if name not in GIVEN]
 
 
-def _is_cron_field(text: str, numbers: range, words: list[str]) -> bool:
-    """Whether each part between commas is `*`, a value or a range, and maybe a step."""
-    known = {*map(str, numbers), *words}
-    matches = [CRON_PART.fullmatch(part) for part in text.split(",")]
-    ends = [end for match in matches for end in (match.groups() if match else "?") if end]
-    return None not in matches and {end.lstrip("0") or "0" for end in ends} <= known
+def _models(annotation: Any) -> Iterator[type[Strict]]:
+    """The parts that a type is made of: Schedule of `Schedule | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
 
 
 def _explain(file: Path, root: Any, error: Any) -> str:
@@ -331,6 +333,9 @@ def _explain(file: Path, root: Any, error: Any) -> str:
     location = [str(part) for part in error["loc"]]
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        fields = _fields(location[:-1])
-        message = f"unknown key{nearest(location[-1], fields)}"
-    return f"{file}:{lines.line_of(root, location)}: {'.'.join(location)}: {message}"
+        message = f"unknown key{nearest(location[-1], _fields(location[:-1]))}"
+    key, _, rest = message.partition(": ")
+    if key.partition(".")[0] in _fields(location):  # what several keys together say
+        location, message = [*location, *key.split(".")], rest
+    where = f"{'.'.join(location)}: " if location else ""
+    return f"{file}:{lines.line_of(root, location)}: {where}{message}"

@@ -100,7 +100,7 @@ def read(
         `"location_id = 'usgs-03171000' and value_time >= '2024-09-26T00:00:00+00:00'"`.
         Put values from outside into an expression, not into text.
     snapshot_id
-        The state of the table to read; the newest by default.
+        The state of the table to read; the newest by default, in a rerun that of then.
     at
         Read the table as it was at this time, as far as upkeep has kept that state.
     encoded
@@ -124,9 +124,12 @@ def read(
             hint = nearest(column, declared.columns)
             raise NotFound(f"unknown column {column!r} of {name}{hint}")
     found = table(name, settings)
-    snapshot = found.snapshot_by_id(snapshot_id) if snapshot_id else found.current_snapshot()
+    snapshot = found.snapshot_by_id(snapshot_id) if snapshot_id else None
     if snapshot_id and snapshot is None:
         raise NotFound(f"table {name!r} has no snapshot {snapshot_id}")
+    if snapshot_id is None and at is None:
+        snapshot = state(found)
+        snapshot_id = snapshot.snapshot_id if snapshot and record.pinned() else None
     if at is not None:
         snapshot = as_of(found, at)
         if snapshot is None:
@@ -143,6 +146,24 @@ def read(
     if snapshot is not None:
         record.note("read", "table", name, str(snapshot.snapshot_id), rows.num_rows)
     return rows
+
+
+def state(found: Table) -> Snapshot | None:
+    """The state that is read where none is asked for: the newest; in a rerun, that of then.
+
+    Raises `NotFound` where upkeep has ended that.
+    """
+    name = found.name()[-1]
+    version = record.pinned_version("table", name)
+    if version is None:
+        return found.current_snapshot()
+    snapshot = found.snapshot_by_id(int(version))
+    if snapshot is None:
+        raise NotFound(
+            f"upkeep has ended the state of {name!r} that run {record.pinned()} read (snapshot "
+            f"{version}), so it cannot be repeated as it was: run it anew with `thalweg run`"
+        )
+    return snapshot
 
 
 def texts_of(found: Table) -> tuple[str, ...]:

@@ -39,10 +39,10 @@ from pyiceberg.table import Table
 
 from thalweg import record
 from thalweg.codes import key_codes, last_of_each, once_each
-from thalweg.errors import InvalidInput, Unavailable, nearest
+from thalweg.errors import InvalidInput, NotFound, Unavailable, nearest
 from thalweg.settings import Settings
 from thalweg.warehouse import files
-from thalweg.warehouse.access import catalog, definition, reachable, read, table, texts_of
+from thalweg.warehouse.access import catalog, definition, reachable, read, state, table, texts_of
 from thalweg.warehouse.schema import (
     PROVENANCE,
     TABLES,
@@ -108,12 +108,12 @@ def write(
     _check_references(name, batch, declared, settings)
     if replace == "older":
         replace = "raw_file_id" in declared.columns and "older"
+    if record.pinned():
+        return _compared(name, batch, declared, replace, unsaid, settings)
     unsure = None
     for attempt in range(ATTEMPTS):
         found = table(name, settings)
-        merge = _compare(found, batch, declared, replace == "older", unsaid)
-        if not replace:
-            merge = _Merge(merge.added, batch.slice(0, 0), merge.stays)
+        merge = _merged(found, batch, declared, replace, unsaid)
         try:
             with reachable(found.catalog.name):
                 _commit(found, merge, declared)
@@ -154,17 +154,71 @@ class _Merge:
     stays: pa.Table  # rows of the table, in the batch's range, that are not replaced
 
 
+def _merged(
+    found: Table,
+    batch: pa.Table,
+    declared: TableDefinition,
+    replace: bool | Literal["older"],
+    unsaid: Sequence[str],
+    snapshot_id: int | None = None,
+) -> _Merge:
+    merge = _compare(found, batch, declared, replace == "older", unsaid, snapshot_id)
+    return merge if replace else _Merge(merge.added, batch.slice(0, 0), merge.stays)
+
+
+def _compared(
+    name: str,
+    batch: pa.Table,
+    declared: TableDefinition,
+    replace: bool | Literal["older"],
+    unsaid: Sequence[str],
+    settings: Settings | None,
+) -> Written:
+    """What a write did in the run that is repeated, if these rows are those; nothing is written.
+
+    They are if they change as many rows of the state before it, and none of the state after it.
+    """
+    found = table(name, settings)
+    wrote = record.pinned_write("table", name)
+    after = found.snapshot_by_id(int(wrote.version)) if wrote else None
+    if wrote and after is None:
+        raise NotFound(
+            f"upkeep has ended snapshot {wrote.version} of {name!r}, which run {record.pinned()} "
+            f"wrote, so nothing can be compared with it: run it anew with `thalweg run`"
+        )
+    now = None if after else state(found)
+    before = after.parent_snapshot_id if after else now.snapshot_id if now else None
+    merge = _Merge(batch, batch.slice(0, 0), batch.slice(0, 0))
+    if before is not None:
+        merge = _merged(found, batch, declared, replace, unsaid, before)
+    rows = pa.concat_tables([merge.added, merge.changed]).unify_dictionaries()
+    if rows.num_rows and after is None:
+        record.compared("table", name, "", rows.num_rows, is_same=False)
+    elif after is not None and rows.num_rows:
+        left = _compare(found, rows, declared, snapshot_id=after.snapshot_id)
+        differ = left.added.num_rows + left.changed.num_rows
+        differ = max(differ, abs(rows.num_rows - wrote.rows))
+        version, same = wrote.version, not differ
+        record.compared("table", name, version, differ or wrote.rows, is_same=same)
+        before = after.snapshot_id
+    unchanged = batch.num_rows - rows.num_rows
+    return Written(name, merge.added.num_rows, merge.changed.num_rows, unchanged, before)
+
+
 def _compare(
     found: Table,
     batch: pa.Table,
     declared: TableDefinition,
     only_older: bool = False,
     unsaid: Sequence[str] = (),
+    snapshot_id: int | None = None,
 ) -> _Merge:
+    """A batch beside the rows of a state of the table, the newest by default."""
     if found.current_snapshot() is None or not batch.num_rows:
         return _Merge(batch, batch.slice(0, 0), batch.slice(0, 0))
     with reachable(found.catalog.name):
-        existing = found.scan(_span(batch, declared.range)).to_arrow(texts_of(found))
+        scan = found.scan(_span(batch, declared.range), snapshot_id=snapshot_id)
+        existing = scan.to_arrow(texts_of(found))
     values = [c for c in declared.columns if c not in {*declared.key, *PROVENANCE, *unsaid}]
     same_key = " AND ".join(f'b."{c}" IS NOT DISTINCT FROM e."{c}"' for c in declared.key)
     differs = " OR ".join(f'b."{c}" IS DISTINCT FROM e."{c}"' for c in values) or "false"

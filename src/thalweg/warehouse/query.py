@@ -28,7 +28,7 @@ from pyiceberg.table import Table
 from thalweg import record
 from thalweg.errors import InvalidInput, NotFound, Unavailable, nearest
 from thalweg.settings import Settings
-from thalweg.warehouse.access import as_of, catalog, reachable, table
+from thalweg.warehouse.access import as_of, catalog, reachable, state, table
 from thalweg.warehouse.schema import NAMESPACE, NUMBER, TABLES, TableDefinition
 
 __all__ = ["JOINED", "joined", "sql"]
@@ -182,7 +182,7 @@ def joined(
             )
     query = f"SELECT {', '.join(columns or JOINED)} FROM joined_timeseries"  # noqa: S608 - known names
     rows = sql(f"{query} WHERE {where}" if where else query, parameters, settings)
-    if materialise:
+    if materialise and not record.pinned():
         _materialise("joined_timeseries", rows, settings)
     return rows
 
@@ -231,12 +231,13 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 def _rows(name: str, at: dt.datetime | None, settings: Settings | None) -> ds.Dataset | pa.Table:
     """A table as DuckDB reads it: lazily, where every file has the columns that the table has."""
     declared, found = TABLES[name], table(name, settings)
-    snapshot = as_of(found, at) if at else found.current_snapshot()
+    snapshot = as_of(found, at) if at else state(found)
     if snapshot is None:
         return declared.arrow.empty_table()
     record.note("read", "table", name, str(snapshot.snapshot_id))
     # Of a snapshot that is asked for, PyIceberg reads the columns that the table had then.
-    scan = found.scan(snapshot_id=snapshot.snapshot_id if at else None)
+    is_newest = snapshot == found.current_snapshot()
+    scan = found.scan(snapshot_id=None if is_newest else snapshot.snapshot_id)
     with reachable(found.catalog.name):
         tasks = list(scan.plan_files())
         if any(task.delete_files for task in tasks) or _has_renamed(found):

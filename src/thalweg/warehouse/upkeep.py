@@ -112,6 +112,7 @@ def maintain(
     Unavailable
         The catalogue or the store does not answer, or other writers were faster again and again.
     """
+    dry_run = dry_run or record.pinned() is not None  # a rerun changes nothing
     if older_than < YOUNGEST:
         raise InvalidInput(
             f"older_than is {older_than}: expected at least {YOUNGEST}, for others may be reading "

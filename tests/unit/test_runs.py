@@ -1,0 +1,301 @@
+"""What is done with runs: compared, repeated, tried again, handed on; and who is told of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import socketserver
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from email import message_from_string
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import nbformat
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+from thalweg import database, raw, storage, warehouse
+from thalweg.cli import app
+from thalweg.errors import InvalidInput
+from thalweg.pipelines import history, notify, report
+from thalweg.pipelines.history import Run
+from thalweg.pipelines.run import RunFailed, rerun, retry, run
+from thalweg.settings import Settings
+
+YAML = "title: {0}\nowner: tests\ndescription: Runs some code.\n"
+
+
+def write_pipeline(home: Path, name: str, *code: str, more: str = "") -> Path:
+    """A pipeline of this name with these cells; returns its notebook."""
+    folder = home / "pipelines" / name
+    folder.mkdir(parents=True)
+    (folder / "pipeline.yaml").write_text(YAML.format(name) + more)
+    cells = [nbformat.v4.new_code_cell(each) for each in code]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(notebook, folder / "notebook.ipynb")
+    return folder / "notebook.ipynb"
+
+
+def call(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+@pytest.fixture
+def home(store: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("THALWEG_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "160")
+    database.migrate(store)
+    return replace(store, home=tmp_path)
+
+
+# -- doing it again --------------------------------------------------------------------------------
+
+GAUGES = """\
+import pathlib
+import pyarrow as pa
+from thalweg import raw, warehouse
+answer = pathlib.Path("{0}/answer").read_bytes()
+file = raw.land("test", "gauges", answer, extension="txt", url="https://x/gauges")
+names = raw.read(file).decode().split()
+print(file.id, warehouse.read("locations").num_rows, "places before")"""
+WRITES = """\
+names += ["usgs-3"] * pathlib.Path("{0}/another").exists()
+print(warehouse.write("locations", pa.table({{"id": names}})))
+print(warehouse.read("locations").num_rows, "places after")"""
+
+
+def rows(name: str) -> list[str]:
+    return sorted(warehouse.read(name, ["id"])["id"].to_pylist())
+
+
+def test_a_rerun_repeats_a_run_against_what_it_read(home: Settings) -> None:
+    """Though table and provider have changed since; it writes nothing and finds each difference."""
+    warehouse.migrate()
+    here = home.home
+    (here / "answer").write_text("usgs-1 usgs-2")
+    warehouse.write("locations", pa.table({"id": ["usgs-0"]}))
+    write_pipeline(here, "gauges", GAUGES.format(here), WRITES.format(here))
+    first = run("gauges", settings=home)
+
+    (here / "answer").write_text("usgs-8 usgs-9")
+    warehouse.write("locations", pa.table({"id": ["usgs-2", "usgs-7"], "name": ["B", "C"]}))
+    kept, files = rows("locations"), raw.find()
+    again = rerun(first.id, home)
+    assert again.differences == []
+    assert (again.repeats, again.trigger, again.state) == (first.id, "rerun", "succeeded")
+    assert [what for what, *_ in report.unlike(first, again)] == ["wrote gauges"]  # raw
+    assert "bit-identical" in storage.read(str(again.notebook_uri)).decode()
+
+    (here / "another").touch()
+    said = call("runs", "rerun", first.id[-12:], code=1)
+    assert "locations: 1 rows differ\ncell 2: its output differs\n" in said
+    other = re.search(r"thalweg runs diff \S+ (\S+)", said)
+    assert "cell 2" in call("runs", "diff", first.id, str(other and other[1]))
+    assert (rows("locations"), raw.find()) == (kept, files)
+    with pytest.raises(InvalidInput, match="succeeded: to do it once more"):
+        retry(first.id, home)
+    _handed_on(first, home)
+
+
+def _handed_on(done: Run, home: Settings) -> None:
+    """A run as HTML, as a crate that follows its profile, and as events."""
+    page = Path(json.loads(call("runs", "open", done.id, "--json"))["path"])
+    assert page.stat().st_mode & 0o077 == 0
+    assert "places after" in page.read_text()
+
+    archive = home.home / "run.zip"
+    call("runs", "export", done.id, "--to", str(archive))
+    with zipfile.ZipFile(io.BytesIO(archive.read_bytes())) as crate:
+        described = json.loads(crate.read("ro-crate-metadata.json"))
+        assert crate.read("notebook.ipynb") == storage.read(str(done.notebook_uri))
+        sizes = {each.filename: each.file_size for each in crate.infolist()}
+    entities = {each["@id"]: each for each in described["@graph"]}
+    assert len(entities) == len(described["@graph"])
+    root = entities["./"]
+    assert {each["@id"] for each in root["conformsTo"]} >= {
+        "https://w3id.org/ro/wfrun/process/0.5", "https://w3id.org/ro/wfrun/workflow/0.5",
+    }  # fmt: skip
+    assert "ComputationalWorkflow" in entities[root["mainEntity"]["@id"]]["@type"]
+    action = entities[root["mentions"]["@id"]]
+    assert action["instrument"] == root["mainEntity"]
+    assert action["actionStatus"] == {"@id": "http://schema.org/CompletedActionStatus"}
+    for reference in _references(described["@graph"]):
+        assert reference in entities or reference.startswith(
+            ("https://w3id", "http://schema", "https://bio")
+        )
+    (file,) = [each for each in described["@graph"] if "sha256" in each]
+    assert (file["@id"], file["sha256"]) == ("https://x/gauges", raw.find("test")[0].sha256)
+    for name in ("notebook.ipynb", "notebook.html", "openlineage.json"):
+        assert int(entities[name]["contentSize"]) == sizes[name]
+    events = home.home / "run.jsonl"
+    call("runs", "export", done.id, "--format", "openlineage", "--to", str(events))
+    kinds = [json.loads(line)["eventType"] for line in events.read_text().splitlines()]
+    assert kinds == ["START", "COMPLETE"]
+
+
+def _references(graph: list[dict]) -> Iterator[str]:
+    for entity in graph:
+        for value in entity.values():
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, dict):
+                    yield each["@id"]
+
+
+def test_outputs_are_compared_without_what_is_new_in_each_run() -> None:
+    def notebook(*texts: str, stream: str = "stdout") -> dict:
+        cells = [
+            {"cell_type": "code", "outputs": [{"name": stream, "text": text}]} for text in texts
+        ]
+        return {"cells": cells}
+
+    one, other = (f"{database.new_id()} drawn as p{number}" for number in (1001, 2002))
+    assert report.unlike_outputs(notebook(one, "1"), notebook(other, "1")) == []
+    assert report.unlike_outputs(notebook("1.0"), notebook("1.0000000000000002")) == [
+        "cell 1: its output differs"
+    ]
+    assert report.unlike_outputs(notebook(one), notebook(one, "2")) == [
+        "cell 2: only one of them has it"
+    ]
+    noise = [notebook(text, stream="stderr") for text in ("a warning", "another")]
+    assert report.unlike_outputs(*noise) == []
+
+
+# -- dead letters, and who is told -----------------------------------------------------------------
+
+
+@contextmanager
+def serving(server: socketserver.BaseServer) -> Iterator[int]:
+    """The port of a server that answers meanwhile."""
+    thread = threading.Thread(target=server.serve_forever, args=[0.05])
+    thread.start()
+    try:
+        yield server.server_address[1]  # type: ignore[index]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Hook(BaseHTTPRequestHandler):
+    """A webhook that is busy the first time it is asked."""
+
+    came: list[dict]
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.came.append(body)
+        self.send_response(503 if len(self.came) == 1 else 200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+class Mailbox(socketserver.StreamRequestHandler):
+    """As much of SMTP as it takes to receive mail."""
+
+    came: list[str]
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 here\r\n")
+        for line in self.rfile:
+            verb = line[:4].upper()
+            if verb == b"DATA":
+                self.wfile.write(b"354 go on\r\n")
+                text = iter(self.rfile.readline, b".\r\n")
+                self.came.append(b"".join(text).decode())
+            self.wfile.write(b"221 bye\r\n" if verb == b"QUIT" else b"250 ok\r\n")
+
+
+Told = tuple[Settings, list[dict], list[str]]
+
+
+@pytest.fixture
+def told(home: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
+    """Settings with a webhook and a mail server, and what these get."""
+    posted: list[dict] = []
+    mailed: list[str] = []
+    hook = HTTPServer(("127.0.0.1", 0), type("Mine", (Hook,), {"came": posted}))
+    mailbox = socketserver.TCPServer(("127.0.0.1", 0), type("Mine", (Mailbox,), {"came": mailed}))
+    with serving(hook) as web, serving(mailbox) as mail:
+        monkeypatch.setenv("THE_HOOK", f"http://127.0.0.1:{web}/T0/secret")
+        yield replace(home, smtp_url=f"smtp://127.0.0.1:{mail}"), posted, mailed
+
+
+NOTIFY = """\
+retries: {attempts: 1}
+freshness: 6h
+notify:
+  - {webhook: THE_HOOK}
+  - {email: stewards@example.org, "on": [dead_letter]}
+"""
+
+
+def test_a_dead_letter_is_told_and_settled_by_a_success(told: Told) -> None:
+    home, posted, mailed = told
+    broken = write_pipeline(home.home, "broken", "1 / 0", more=NOTIFY)
+    with pytest.raises(RunFailed) as caught:
+        run("broken", settings=home, trigger="dagster", attempt=2)
+    dead = caught.value.run
+    assert (dead.state, dead.attempt) == ("dead", 2)
+    assert [each.id for each in history.find(state="dead", settings=home)] == [dead.id]
+    assert "dead" in call("runs", "list", "--state", "dead", "--since", "now-1h")
+
+    assert posted[0] == posted[1]  # it was busy
+    for text in (posted[1]["text"], message_from_string(mailed[0]).get_payload()):
+        for part in ("'broken'", "ZeroDivisionError", f"thalweg runs retry {dead.id}"):
+            assert part in text
+    assert "To: stewards@example.org" in mailed[0]
+
+    broken.write_text(broken.read_text().replace("1 / 0", "1 / 1"))
+    done = json.loads(call("runs", "retry", dead.id[-12:], "--json"))
+    assert (done["repeats"], done["attempt"], done["trigger"]) == (dead.id, 3, "retry")
+    assert history.get(dead.id, home).state == "failed"
+    assert len(posted) == 2
+
+
+def test_who_is_late_is_told_once(told: Told) -> None:
+    home, posted, mailed = told
+    write_pipeline(home.home, "levels", "1", more=NOTIFY)
+    posted.append({})  # the hook is not busy
+    assert notify.tell_late((), home) == ["levels"]
+    assert "its last success was never, and it promises one every 6:00:00" in posted[1]["text"]
+    assert notify.tell_late(["levels"], home) == ["levels"]
+    begun = history.begin(database.new_id(), "levels", {}, "command", home)
+    history.end(replace(begun, state="succeeded", ended_at=begun.started_at), home)
+    assert notify.late(home) == []
+    assert (len(posted), mailed) == (2, [])
+
+
+def test_a_notice_that_fails_is_logged_without_its_secret(
+    home: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pipeline(home.home, "broken", "1", more=NOTIFY)
+    begun = history.begin(database.new_id(), "broken", {}, "command", home)
+    monkeypatch.setenv("THE_HOOK", "ftp://127.0.0.1/T0/secret")
+    notify.dead_letter(replace(begun, state="dead", error="why"), home)
+    assert notify.webhooks(home) == {"THE_HOOK": "ftp://127.0.0.1/T0/secret"}
+    assert "THE_HOOK cannot be told about broken" in caplog.text
+    assert "no mail server is known: set THALWEG_SMTP_URL" in caplog.text
+    assert "secret" not in caplog.text
+    monkeypatch.delenv("THE_HOOK")
+    notify.dead_letter(replace(begun, state="dead", error="why"), home)
+    assert "the environment variable THE_HOOK is not set" in caplog.text
+    caplog.clear()
+    notify.dead_letter(replace(begun, state="failed", error="why"), home)
+    assert not caplog.text
+    given_up = history.end(replace(begun, state="dead", error="why"), home)
+    assert "is cancelled" in call("runs", "cancel", given_up.id)
+
+
+def test_help_has_examples() -> None:
+    for command in ("list", "show", "diff", "open", "rerun", "retry", "cancel", "export"):
+        assert f"thalweg runs {command}" in call("runs", command, "--help").split("Example:")[1]
