@@ -107,6 +107,20 @@ def test_first_everything_and_then_what_changed() -> None:
     assert (done.places, done.months) == (2, 3)
     check()
 
+    # What was put together over time is what is made at once, to the last digit.
+    key = [("primary_location_id", "ascending"), ("configuration_name", "ascending")]
+    order = {
+        "metrics": [*key, ("lead_time_bin", "ascending"), ("metric_name", "ascending")],
+        "monthly_statistics": [*key, ("lead_time_bin", "ascending"), ("month", "ascending")],
+    }
+    over_time = {name: warehouse.read(name).sort_by(by) for name, by in order.items()}
+    for name in order:
+        catalog().drop_table((NAMESPACE, name))
+    warehouse.migrate()
+    metrics.update(NAMES)
+    for name, by in order.items():
+        assert warehouse.read(name).sort_by(by).equals(over_time[name])
+
 
 def test_only_what_changed_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     load()
