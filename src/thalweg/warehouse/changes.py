@@ -16,6 +16,7 @@ from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import FileScanTask, Table
 from pyiceberg.table.update import AssertRefSnapshotId, SetPropertiesUpdate
 
+from thalweg import record
 from thalweg.errors import NotFound
 from thalweg.settings import Settings
 from thalweg.warehouse import files
@@ -84,7 +85,9 @@ def rows_by_month(
 
 
 def marked(name: str, key: str, settings: Settings | None = None) -> dict[str, Any]:
-    """What `mark` has left on a table, or nothing."""
+    """What `mark` has left on a table, or nothing; nothing in a rerun, which begins anew."""
+    if record.pinned():
+        return {}
     found: dict[str, Any] = json.loads(table(name, settings).properties.get(key, "{}"))
     return found
 
@@ -96,7 +99,12 @@ def mark(
     snapshot: int | None,
     settings: Settings | None = None,
 ) -> bool:
-    """Leave a note on a table, if it is still as it was at this snapshot; whether it is."""
+    """Leave a note on a table, if it is still as it was at this snapshot; whether it is.
+
+    A rerun leaves none.
+    """
+    if record.pinned():
+        return True
     found = table(name, settings)
     update = SetPropertiesUpdate(updates={key: json.dumps(value, sort_keys=True)})
     unchanged = AssertRefSnapshotId.model_validate({"ref": "main", "snapshot-id": snapshot})
