@@ -399,7 +399,7 @@ def _get_ready(settings: Settings) -> None:
 
     with suppress(Exception):
         storage.filesystem(settings.runs_uri).exists(settings.runs_uri)
-    report.exporter()
+    report.get_ready()
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
