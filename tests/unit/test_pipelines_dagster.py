@@ -225,6 +225,7 @@ def test_a_schedule_asks_for_all_that_ended_since_the_newest(home: Settings) -> 
     when = "schedule: {cron: '15 3 * * *', timezone: Europe/Berlin, runs: partitions}\n"
     write_pipeline(home.home, "work", "1", DAILY + when)
     write_pipeline(home.home, "each", "1", when + "partitions: {by: key, keys: [a, b]}\n")
+    write_pipeline(home.home, "last", "1", DAILY + when.replace(", runs: partitions", ""))
     made = definitions(home)
 
     def asked(name: str) -> list[str | None]:
@@ -241,6 +242,7 @@ def test_a_schedule_asks_for_all_that_ended_since_the_newest(home: Settings) -> 
     history.begin(database.new_id(), "work", {}, "dagster", home, partition="2026-03-28")
     assert asked("work") == ["2026-03-29", "2026-03-30", "2026-03-31"]
     assert asked("each") == ["a", "b"]
+    assert asked("last") == [None]  # the default values
 
 
 def ran(settings: Settings, name: str, **more: Any) -> None:
@@ -266,12 +268,26 @@ def test_what_follows_new_data(home: Settings, monkeypatch: pytest.MonkeyPatch) 
     ran(home, "days", partition="2026-03-29")
     assert after("days") == ["2026-03-28", "2026-03-30"]
     assert after("all") == [None]
+    ran(home, "hours")  # with its default values
+    assert after("days") == ["2026-03-28", "2026-03-30", None]
+    made = definitions(home).get_repository_def()
+    with dg.build_sensor_context(cursor=start.isoformat(), repository_def=made) as context:
+        tick = made.get_sensor_def("follow_days").evaluate_tick(context)
+    requests = tick.run_requests or []
+    assert [r.partition_key for r in requests] == ["2026-03-28", "2026-03-30", None]
+    assert dt.datetime.fromisoformat(str(tick.cursor)) > start
+    with dg.build_sensor_context(repository_def=made) as context:  # for the first time
+        assert made.get_sensor_def("follow_days").evaluate_tick(context).cursor
 
     running = history.begin(database.new_id(), "days", {}, "command", home, partition="2026-03-28")
     assert after("days") == ["2026-03-30"]
     assert after("all") == []  # until none is going on
     history.end(replace(running, state="failed", ended_at=dt.datetime.now(dt.UTC)), home)
     ran(home, "all")
+    assert after("all") == []
+
+    again = history.begin(database.new_id(), "days", {}, "rerun", home)  # which writes nothing
+    history.end(replace(again, state="succeeded", ended_at=dt.datetime.now(dt.UTC)), home)
     assert after("all") == []
 
     run = history.begin(database.new_id(), "other", {}, "command", home)
@@ -360,6 +376,7 @@ def test_the_scheduler_runs_follows_and_survives(home: Settings, tmp_path: Path)
     wait = f"import time, pathlib\nwhile not pathlib.Path('{gate}').exists(): time.sleep(0.1)"
     write_pipeline(home.home, "load_sample", wait)
     write_pipeline(home.home, "evaluate", "1", "needs: [load_sample]\n")
+    write_pipeline(home.home, "divided", "1", "needs: [load_sample]\n" + DAILY)
     with _service("webserver", "--unix-socket", str(tmp_path / "ui"), "--prefix", "/x") as (ui):
         with _service("scheduler") as scheduler:
             ask = _client(tmp_path / "ui")
@@ -377,6 +394,7 @@ def test_the_scheduler_runs_follows_and_survives(home: Settings, tmp_path: Path)
         with _service("scheduler") as scheduler:
             wait_for(lambda: ("run_load_sample", "SUCCESS") in statuses(ask))  # repeated
             wait_for(lambda: len(history.find("evaluate", settings=home)) > before)  # follows
+            wait_for(lambda: history.find("divided", "succeeded", settings=home) != [])
             wait_for(lambda: {s for _, s in statuses(ask)} <= {"SUCCESS", "FAILURE"})
             tree = psutil.Process(scheduler.pid).children(recursive=True)
             scheduler.send_signal(signal.SIGTERM)

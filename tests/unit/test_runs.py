@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
 import socketserver
 import threading
+import uuid
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -157,11 +159,15 @@ def test_outputs_are_compared_without_what_is_new_in_each_run() -> None:
         ]
         return {"cells": cells}
 
-    one, other = (f"{database.new_id()} drawn as p{number}" for number in (1001, 2002))
+    one, other = (
+        f"{database.new_id()} drawn as p{number} for {uuid.uuid4().hex}" for number in (1001, 2002)
+    )
     assert report.unlike_outputs(notebook(one, "1"), notebook(other, "1")) == []
     assert report.unlike_outputs(notebook("1.0"), notebook("1.0000000000000002")) == [
         "cell 1: its output differs"
     ]
+    hashes = (hashlib.md5(text).hexdigest() for text in (b"a", b"b"))  # noqa: S324
+    assert report.unlike_outputs(*map(notebook, hashes)) != []
     assert report.unlike_outputs(notebook(one), notebook(one, "2")) == [
         "cell 2: only one of them has it"
     ]

@@ -140,7 +140,7 @@ def _stopping(
         yield
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        for run in history.find(pipeline, "running", settings=settings):
+        for run in history.find(pipeline, "running", None, settings):
             if run.trigger == "backfill" and run.partition in keys:
                 history.cancel(run.id, settings)
         raise

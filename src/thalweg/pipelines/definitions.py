@@ -92,7 +92,6 @@ def _asset(
             for name, parameter in pipeline.parameters.items()
         },
         partitions_def=_partitions(partitions) if partitions else None,
-        backfill_policy=dg.BackfillPolicy.multi_run(1) if partitions else None,
         pool=pipeline.name,
         output_required=False,
         retry_policy=dg.RetryPolicy(

@@ -59,7 +59,9 @@ def follow(
     A partition follows those upstream that lie in it; without partitions it follows all, once none
     of what it needs is going on. What has run since then needs not run again.
     """
-    going_on = {run.pipeline for run in history.find(state="running", settings=settings)}
+    going_on = {
+        run.pipeline for run in history.find(state="running", limit=None, settings=settings)
+    }
     news = _news(pipeline, since, settings)
     begun = _begun(pipeline.name, settings)
     runs: dict[str | None, str] = {}
@@ -97,6 +99,7 @@ def _news(pipeline: Pipeline, since: dt.datetime, settings: Settings) -> list[_E
         .filter_by(state="succeeded")
         .where(RunRow.ended_at > since - LATE, RunRow.pipeline != pipeline.name)
         .where(RunRow.pipeline.in_(pipeline.needs) | RunRow.id.in_(wrote))
+        .where(RunRow.trigger != "rerun")  # which writes nothing
         .order_by(RunRow.ended_at)
     )
     with database.session(settings) as session:
@@ -109,7 +112,7 @@ def _begun(pipeline: str, settings: Settings) -> dict[str | None, dt.datetime]:
     """When each partition last began to run."""
     query = (
         sa.select(RunRow.partition, sa.func.max(RunRow.started_at))
-        .where(RunRow.pipeline == pipeline)
+        .where(RunRow.pipeline == pipeline, RunRow.trigger != "rerun")
         .group_by(RunRow.partition)
     )
     with database.session(settings) as session:

@@ -6,6 +6,7 @@ import copy
 import html as escaping
 import json
 import re
+import threading
 from collections import Counter
 from functools import cache
 from itertools import zip_longest
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from thalweg.pipelines.history import Run, Use
 
 __all__ = [
+    "get_ready",
     "html",
     "size",
     "unlike",
@@ -37,7 +39,12 @@ TEMPLATE = """
 {%- block jupyter_widgets -%}{%- endblock -%}
 """
 #: What is another in each run and says nothing: ids of runs, of plots and of their documents.
-UNIQUE = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|\bp\d{4,}\b")
+UNIQUE = re.compile(
+    r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"
+    r"|\b[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}\b|\bp\d{4,}\b"
+)
+#: nbconvert's exporter keeps the notebook that it is at.
+_alone = threading.Lock()
 
 
 def with_record(notebook: dict[str, Any], run: Run) -> dict[str, Any]:
@@ -63,9 +70,16 @@ def without_record(notebook: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def get_ready() -> None:
+    """Import and compile what `html` needs the first time, which takes a second."""
+    import nbformat
+
+    cells = [nbformat.v4.new_code_cell("1"), nbformat.v4.new_markdown_cell("1")]  # type: ignore[no-untyped-call]
+    html(nbformat.v4.new_notebook(cells=cells), "")  # type: ignore[no-untyped-call]
+
+
 @cache
-def exporter() -> Any:
-    """nbconvert, which takes half a second to import."""
+def _exporter() -> Any:
     from nbconvert import HTMLExporter
 
     return HTMLExporter(raw_template=TEMPLATE, embed_images=True)  # type: ignore[no-untyped-call]
@@ -77,7 +91,8 @@ def html(notebook: dict[str, Any], title: str) -> str:
 
     named = {"metadata": {"name": title}}
     node = nbformat.reads(json.dumps(notebook), as_version=4)  # type: ignore[no-untyped-call]
-    page, _ = exporter().from_notebook_node(node, named)
+    with _alone:
+        page, _ = _exporter().from_notebook_node(node, named)
     return str(page)
 
 

@@ -403,7 +403,7 @@ def _get_ready(settings: Settings) -> None:
 
     with suppress(Exception):
         storage.filesystem(settings.runs_uri).exists(settings.runs_uri)
-    report.exporter()
+    report.get_ready()
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

@@ -78,8 +78,8 @@ class Pipeline(Strict):
     )
     overlap: Literal["skip", "queue", "allow"] = Field(
         default="queue",
-        description="a run of a partition that another run is working on: is left out, waits, or "
-        "goes on beside it",
+        description="a run for the same partition as another that is going on, or both for none: "
+        "it is left out, waits, or goes on",
     )
     resources: Resources = Field(default=Resources(), description="what a run needs")
     freshness: Duration | None = Field(
