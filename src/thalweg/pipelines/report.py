@@ -39,7 +39,10 @@ TEMPLATE = """
 {%- block jupyter_widgets -%}{%- endblock -%}
 """
 #: What is another in each run and says nothing: ids of runs, of plots and of their documents.
-UNIQUE = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|\bp\d{4,}\b")
+UNIQUE = re.compile(
+    r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"
+    r"|\b[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}\b|\bp\d{4,}\b"
+)
 #: nbconvert's exporter keeps the notebook that it is at.
 _alone = threading.Lock()
 
