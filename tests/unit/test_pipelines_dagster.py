@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -32,8 +33,8 @@ from thalweg import database, record
 from thalweg import settings as settings_module
 from thalweg.errors import InvalidInput
 from thalweg.pipelines import due, history, specification
-from thalweg.pipelines.definitions import definitions, defs
-from thalweg.pipelines.scheduler import dagster_home
+from thalweg.pipelines.definitions import definitions
+from thalweg.pipelines.scheduler import dagster_home, set_pools
 from thalweg.pipelines.webserver import listen
 from thalweg.settings import Settings
 
@@ -306,13 +307,15 @@ def test_as_many_runs_go_on_at_once_as_a_pipeline_says(
     monkeypatch.setenv("DAGSTER_HOME", str(dagster_home(home)))
     write_pipeline(home.home, "work", "1", "concurrency: 3\n")
     write_pipeline(home.home, "alone", "1")
-    defs()
+    write_pipeline(home.home, "wrong", "1", "concurrency: none\n")
+    set_pools(home)
     limits = dg.DagsterInstance.get().event_log_storage.get_pool_limits
     assert {pool.name: pool.limit for pool in limits()} == {"work": 3}
     file = home.home / "pipelines/work/pipeline.yaml"
     file.write_text(file.read_text().replace("concurrency: 3", "concurrency: 1"))
-    defs()
+    set_pools(home)
     assert {pool.name: pool.limit for pool in limits()} == {"work": 1}
+    (home.home / "pipelines/wrong/pipeline.yaml").unlink()
     assert definitions(home).resolve_job_def("run_alone").nodes[0].definition.pools == {"alone"}
 
 
@@ -330,6 +333,21 @@ def test_home_keeps_everything_in_the_data_folder_and_sends_nothing(home: Settin
     with dg.DagsterInstance.from_config(str(folder)) as instance:
         assert not instance.telemetry_enabled
         assert instance.run_retries_enabled
+
+
+def test_two_that_start_at_once_make_one_state(home: Settings) -> None:
+    code = "from thalweg.pipelines.scheduler import dagster_home as h; print(h())"
+    command = [sys.executable, "-c", code]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    (folder, other) = [process.communicate(timeout=60)[0].decode().strip() for process in both]
+    assert folder == other
+    with dg.DagsterInstance.from_config(folder) as instance:
+        assert instance.get_runs() == []
+    files = list((Path(folder) / "storage").rglob("*.db"))
+    assert len(files) >= 3
+    for file in files:
+        with sqlite3.connect(file) as made:
+            assert made.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,), file
 
 
 def test_on_kubernetes_a_run_is_a_job(home: Settings) -> None:

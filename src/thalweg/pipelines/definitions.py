@@ -306,16 +306,4 @@ def _end_with_the_code_server() -> None:
 @dg.definitions
 def defs() -> dg.Definitions:
     """What Dagster finds here; a function, so that importing this module reads nothing."""
-    settings = settings_module.load()
-    made = definitions(settings)
-    _set_pools(specification.all(settings))
-    return made
-
-
-def _set_pools(pipelines: dict[str, Pipeline]) -> None:
-    """Let as many runs of each pipeline go on at once as it says, by Dagster's own state."""
-    storage = dg.DagsterInstance.get().event_log_storage
-    limits = {pool.name: pool.limit for pool in storage.get_pool_limits()}
-    for name, pipeline in pipelines.items():
-        if limits.get(name, 1) != pipeline.concurrency:
-            storage.set_concurrency_slots(name, pipeline.concurrency)
+    return definitions(settings_module.load())

@@ -10,6 +10,7 @@ sockets lie in a folder that only its owner may enter, and nothing listens on TC
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import cast
@@ -30,7 +32,7 @@ from thalweg.pipelines.execute import GRACE
 from thalweg.private import folder, private_file, socket_path
 from thalweg.settings import Settings, load
 
-__all__ = ["dagster_home", "main"]
+__all__ = ["dagster_home", "main", "set_pools"]
 
 #: Runs that Dagster may work on at once; the others wait in its queue.
 CONCURRENT_RUNS = {"local": 2, "kubernetes": 20}
@@ -79,7 +81,21 @@ def dagster_home(settings: Settings | None = None) -> Path:
     server = {"socket": str(_socket(settings)), "host": "localhost", "location_name": CODE_LOCATION}
     _write(home / "dagster.yaml", configuration)
     _write(home / "workspace.yaml", {"load_from": [{"grpc_server": server}]})
+    if settings.launcher == "local":
+        _make_storage(home)
     return home
+
+
+def _make_storage(home: Path) -> None:
+    """Make Dagster's databases, alone: web server and scheduler start at once and spoil them."""
+    made = home / "storage-is-made"
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            import dagster as dg
+
+            with dg.DagsterInstance.from_config(str(home)):
+                made.touch()
 
 
 def _on_kubernetes(settings: Settings) -> dict[str, object]:
@@ -147,6 +163,7 @@ def _keep_code_server(settings: Settings, stop: threading.Event) -> None:
     while not stop.is_set():
         if settings.launcher == "local":  # those of others do not end with the code server
             _fail_lost_runs()
+        set_pools(settings)
         _socket(settings).unlink(missing_ok=True)
         server = subprocess.Popen(command, stdin=subprocess.PIPE)
         while server.poll() is None and not stop.wait(1):
@@ -181,6 +198,25 @@ def _fail_lost_runs() -> None:
     with dg.DagsterInstance.get() as instance:
         for run in instance.get_runs(unfinished):
             instance.report_run_failed(run, "the scheduler was stopped while this run was going on")
+
+
+def set_pools(settings: Settings) -> None:
+    """Let as many runs of each pipeline go on at once as it says; Dagster keeps this in its state.
+
+    At the start of a code server, and not in the definitions: those load whatever else is wrong.
+    """
+    import dagster as dg
+
+    from thalweg.pipelines import specification
+
+    with dg.DagsterInstance.get() as instance:
+        storage = instance.event_log_storage
+        limits = {pool.name: pool.limit for pool in storage.get_pool_limits()}
+        for file in (settings.home / "pipelines").glob(f"*/{specification.FILE}"):
+            with suppress(ThalwegError):  # which the UI shows with the definitions
+                pipeline = specification.load(file.parent)
+                if limits.get(pipeline.name, 1) != pipeline.concurrency:
+                    storage.set_concurrency_slots(pipeline.name, pipeline.concurrency)
 
 
 def _end_with_standard_input() -> None:
