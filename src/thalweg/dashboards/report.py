@@ -105,7 +105,7 @@ def _section(id: str, title: str, rows: pd.DataFrame, metrics: Sequence[str]) ->
     return Section(
         id,
         title,
-        f"{len(gauges):,} gauges, {gauges['count'].sum():,} pairs",
+        f"gauges: {len(gauges):,}, pairs: {gauges['count'].sum():,}",
         tuple(_figures(id, rows, gauges, metrics[0], titles[metrics[0]])),
         table.to_html(
             index=False, border=0, na_rep="undefined", float_format="{:,.3f}".format,
