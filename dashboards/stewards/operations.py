@@ -19,8 +19,14 @@ from thalweg.pipelines.history import Run
 CHOICES = {"pipeline": "Pipeline", "state": "State", "days": "Started within", "run": "Run"}
 DAYS = {"a day": "1", "a week": "7", "a month": "31", "a year": "366"}
 #: Commands on a run, with the words of their buttons, by its state.
-ENDED = {"retry": "Run again", "rerun": "Repeat and compare"}
-DOES = {"running": {"cancel": "Cancel"}, "dead": ENDED | {"cancel": "Give up"}}
+AGAIN, COMPARE = {"retry": "Run again"}, {"rerun": "Repeat and compare"}
+DOES = {
+    "running": {"cancel": "Cancel"},
+    "succeeded": COMPARE,
+    "failed": AGAIN,
+    "cancelled": AGAIN,
+    "dead": AGAIN | {"cancel": "Give up"},
+}
 MOST = 500  # runs that are listed
 LOOK_AGAIN = 10_000  # ms
 HOUR = dt.timedelta(hours=1)
@@ -43,9 +49,10 @@ class Operations:
         dagster = f'<a href="{escape(hub)}services/pipelines/" target="_blank">Dagster</a>'
         yield dashboards.text(f"<p>Schedules, queue and logs of the scheduler: {dagster}</p>")
         yield self.messages
-        yield dashboards.flow(self.dead.view, self.late.view)
+        yield dashboards.flow(self.dead.view)
         yield self.choices.view
-        yield dashboards.flow(self.runs.view, self.run.view, self.growth.view)
+        yield dashboards.flow(self.runs.view)
+        yield dashboards.flow(self.run.view, self.late.view, self.growth.view)
 
     def follow(self) -> None:
         """Narrow the choices, look what has happened, then draw what has changed."""
@@ -113,8 +120,7 @@ class Operations:
         )
         if run.error:
             yield f'<div class="message">{escape(run.error)}</div>'
-        does = DOES.get(run.state, ENDED)
-        yield pn.Row(*(self.button(name, words, run) for name, words in does.items()))
+        yield pn.Row(*(self.button(name, words, run) for name, words in DOES[run.state].items()))
         uses = "".join(
             f"<tr><th scope=row>{use.direction}</th><td>{escape(use.name)}</td>"
             f"<td>{'' if use.rows is None else f'{use.rows:,}'}</td></tr>"
@@ -129,7 +135,7 @@ class Operations:
 
     def button(self, does: Any, words: str, run: Run) -> pn.widgets.Button:
         """A button that starts a command on a run."""
-        kind = "light" if does == "rerun" else "primary"
+        kind = "primary" if does == "retry" else "default"
         button = pn.widgets.Button(name=words, button_type=kind)
         button.on_click(lambda _: self.act(does, run))
         return button

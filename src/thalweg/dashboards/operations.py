@@ -109,7 +109,7 @@ def growth_figure(states: pd.DataFrame) -> Any:
     tips = [("Table", "$name"), ("Rows", "@rows{0,0}"), ("At", "@at{%Y-%m-%d %H:%M} UTC")]
     plot.add_tools(HoverTool(tooltips=tips, formatters={"@at": "datetime"}))
     if plot.legend:
-        plot.legend.click_policy, plot.legend.ncols, plot.legend.border_line_alpha = "hide", 3, 0
+        plot.legend.click_policy, plot.legend.ncols, plot.legend.border_line_alpha = "hide", 2, 0
         plot.add_layout(plot.legend[0], "below")
     plot.toolbar.logo = plot.toolbar.active_drag = None
     return plot
