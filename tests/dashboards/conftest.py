@@ -11,12 +11,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from thalweg import database, ingest, metrics, sources, warehouse
 from thalweg.hub import environment, state
 from thalweg.settings import Settings
 
 DASHBOARDS = Path(__file__).resolve().parents[2] / "dashboards"
+CHROMIUM = Path("/usr/bin/chromium")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[[], str]]:
         (port,) = state.free_ports(1)
         command = [sys.executable, "-m", "panel", "serve", f"--port={port}", "--num-threads=2"]
         command += ["--address=127.0.0.1", f"--allow-websocket-origin=127.0.0.1:{port}"]
-        command += ["--prefix=/services/dashboards", *map(str, DASHBOARDS.glob("*.py"))]
+        command += [f"--plugins=thalweg.dashboards.{name}" for name in ("report", "operations")]
+        command += ["--prefix=/services/dashboards", *map(str, DASHBOARDS.rglob("*.py"))]
         log = tmp_path / f"panel-{port}.log"
         with log.open("w") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ.copy())
@@ -67,6 +70,18 @@ def serve(tmp_path: Path) -> Iterator[Callable[[], str]]:
         process.terminate()
         process.wait(20)
         assert "Traceback" not in log.read_text(), log.read_text()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
 
 
 def _answers(address: str) -> bool:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from thalweg import warehouse
 from thalweg.settings import Settings
 
-CHROMIUM = Path("/usr/bin/chromium")
 HELENE = "configuration=nwm30_medium_range&location=usgs-03171000"
 YUBA = "configuration=CNRFC_HEFS&location=usgs-11421000&metric=relative_bias"
 #: Where on the screen the gauges are drawn: id → x, y.
@@ -31,18 +30,6 @@ GAUGES = """() => {
   for (const root of Bokeh.index.roots) walk(root);
   return found;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield browser
-        browser.close()
 
 
 def chosen(page: Page) -> dict[str, str]:

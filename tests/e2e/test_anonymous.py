@@ -36,6 +36,7 @@ PUBLIC = {
 #: Where the parts talk over a websocket, through the public proxy and at their own ports.
 WEBSOCKETS = (
     "/services/dashboards/forecast_skill/ws",
+    "/services/operations/operations/ws",
     "/services/pipelines/graphql",
     "/user/admin/api/events/subscribe",
     "/user/admin/dask/clusters/{cluster}/status/ws",
@@ -60,7 +61,7 @@ def everything_runs(hub):
     """Lab, a Dask cluster and Ray run as well; the name of the cluster."""
     token = hub.token()
     client = hub.log_in()
-    for service in ("dashboards", "pipelines"):  # they start at the first visit
+    for service in ("dashboards", "operations", "pipelines"):  # they start at the first visit
         assert client.get(f"/services/{service}/").is_success
     yield hub.run_code(token, KERNEL).split()[-1]
     hub.stop_kernels(token)
@@ -160,11 +161,12 @@ def test_inner_ports_open_no_websocket(hub, everything_runs):
 
 
 def test_groups_hold(hub):
-    """A partner sees dashboards, not pipelines, and gets no Lab."""
+    """A partner sees dashboards, not pipelines nor operations, and gets no Lab."""
     password = hub.command("user", "add", "paula", "--group", "partners").split()[-1]
     client = hub.log_in("paula", password)
     assert client.get("/services/dashboards/").is_success
-    assert client.get("/services/pipelines/").status_code == 403
+    for service in ("pipelines", "operations"):
+        assert client.get(f"/services/{service}/").status_code == 403
     client.get("/hub/spawn")
     assert "JupyterLab" not in client.get("/hub/home").text
     assert client.get("/user/admin/lab").status_code in (403, 404)

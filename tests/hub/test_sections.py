@@ -36,13 +36,21 @@ def test_every_service_is_declared_to_the_hub():
     assert "url" not in declared["dask-gateway"], "Dask Gateway has no public route"
 
 
-def test_only_stewards_see_pipelines(roles):
+@pytest.mark.parametrize("service", ["pipelines", "operations"])
+def test_only_stewards_see_pipelines(roles, service):
     may = {
         name
         for name, role in roles.items()
-        if "access:services!service=pipelines" in role["scopes"]
+        if f"access:services!service={service}" in role["scopes"]
     }
     assert may == {"group-stewards"}
+
+
+def test_what_only_stewards_see_is_not_among_the_dashboards():
+    globs = {name: SERVICES[name]["command"][-1] for name in ("dashboards", "operations")}
+    pages = {name: {*ROOT.glob(text.removeprefix("{home}/"))} for name, text in globs.items()}
+    assert all(pages.values())
+    assert not pages["dashboards"] & pages["operations"]
 
 
 def test_partners_have_no_lab(roles):

@@ -7,28 +7,23 @@ import json
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pyproj  # noqa: F401  # before ecCodes, as the library does
 import pytest
 import xarray as xr
+from damage import damaged
+from replay import Replay, eccodes, lay_out_ifs, messages, replay
 
-from tests.damage import damaged
 from thalweg import database, raw
 from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
 from thalweg.sources import _grib, cams, era5, gfs, ifs
-
-eccodes = _grib.eccodes
 
 FILES = {
     "ecmwf_ifs_open/ecmwf_019cf6d7.grib": 4,
@@ -50,14 +45,6 @@ def ready(store: Settings) -> Settings:
 
 def landed(content: bytes, name: str = "test:grib") -> RawFile:
     return raw.land("grib", "test", content, extension="grib", url=name)
-
-
-def messages(path: Path) -> Iterator[eccodes.GRIBMessage]:
-    eccodes.codes_grib_multi_support_on()
-    with path.open("rb") as stream:
-        eccodes.codes_grib_multi_support_reset_file(stream)
-        while (handle := eccodes.codes_grib_new_from_file(stream)) is not None:
-            yield eccodes.GRIBMessage(handle)
 
 
 def made(**keys: object) -> bytes:
@@ -297,71 +284,16 @@ def test_pyproj_works_beside_eccodes() -> None:
     assert done.stdout.startswith("(20037508.34")
 
 
-class Files(SimpleHTTPRequestHandler):
-    """Files of a folder with ETag and byte ranges, as the open buckets have them."""
-
-    asked: list[str]
-
-    def do_GET(self) -> None:
-        path = Path(self.translate_path(self.path))
-        if not path.is_file():
-            return self.send_error(404)
-        content, given = path.read_bytes(), self.headers.get("Range")
-        self.asked.append(f"{path.name} {given or ''}".strip())
-        if given:
-            first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", given).groups()
-            part = content[int(first) : int(last) + 1 if last else None]
-            self.send_response(206)
-            place = f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}"
-            self.send_header("Content-Range", place)
-        else:
-            part = content
-            self.send_response(200)
-        self.send_header("ETag", f'"{len(content)}"')
-        self.send_header("Content-Length", str(len(part)))
-        self.end_headers()
-        self.wfile.write(part)
-
-    def log_message(self, *_: object) -> None: ...
-
-
 @pytest.fixture
-def bucket(tmp_path: Path) -> Iterator[SimpleNamespace]:
+def bucket(tmp_path: Path) -> Iterator[Replay]:
     """A folder, and the server that gives its files."""
-    asked: list[str] = []
-    handler = partial(type("Replay", (Files,), {"asked": asked}), directory=str(tmp_path))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield SimpleNamespace(
-        folder=tmp_path, asked=asked, url=f"http://127.0.0.1:{server.server_port}"
-    )
-    server.shutdown()
-    server.server_close()
+    with replay(tmp_path) as bucket:
+        yield bucket
 
 
-def put(bucket: SimpleNamespace, path: str, content: bytes) -> None:
-    file = bucket.folder / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content)
-
-
-def test_ifs_messages_by_their_index(
-    ready: Settings, shared_data: Path, bucket: SimpleNamespace
-) -> None:
-    """The real messages laid out as ECMWF has them, with fields that nobody asked for between."""
+def test_ifs_messages_by_their_index(ready: Settings, shared_data: Path, bucket: Replay) -> None:
     path = shared_data / "ecmwf_ifs_open" / "ecmwf_019cf6d7.grib"
-    for step in (0, 3):
-        content, lines = b"", []
-        parts = [(m["shortName"], bytes(m.get_buffer())) for m in messages(path)
-                 if m["endStep:int"] == step]  # fmt: skip
-        for name, part in [("msl", made(shortName="msl")), *parts, ("10u", made())]:
-            lines.append({"param": name, "levtype": "sfc", "step": str(step),
-                          "_offset": len(content), "_length": len(part)})  # fmt: skip
-            content += part
-        lines.append({"param": "t", "levtype": "pl", "levelist": "850", "_offset": 0, "_length": 1})
-        stem = f"20260316/00z/ifs/0p25/oper/20260316000000-{step}h-oper-fc"
-        put(bucket, f"{stem}.grib2", content)
-        put(bucket, f"{stem}.index", "\n".join(map(json.dumps, lines)).encode())
+    lay_out_ifs(bucket, path, [("msl", made(shortName="msl"))], [("10u", made())])
     settings = load(ifs_url=bucket.url)
     seen: list[tuple[int, int]] = []
     ask = {"fields": ["2t", "2d", "t"], "steps": [0, 3, 6], "settings": settings}
@@ -386,7 +318,7 @@ def test_ifs_messages_by_their_index(
         ifs.fetch("2026-03-16T06:00", "2026-03-16T07:00", steps=[0], settings=settings)
     with pytest.raises(NotFound, match="20260512/06z/ifs/0p25/oper/20260512060000-0h-oper-fc"):
         ifs.fetch("2026-05-12T06:00", "2026-05-12T07:00", steps=[0], settings=settings)
-    put(bucket, "20260316/00z/ifs/0p25/oper/20260316000000-6h-oper-fc.index", b"<html>busy</html>")
+    bucket.put("20260316/00z/ifs/0p25/oper/20260316000000-6h-oper-fc.index", b"<html>busy</html>")
     with pytest.raises(InvalidInput, match="not an index of ECMWF's"):
         ifs.fetch("2026-03-16", "2026-03-16T05:00", **ask)
 
@@ -407,17 +339,15 @@ def test_of_a_server_that_is_gone_few_files_are_asked_for(
     assert len(asked) <= 8
 
 
-def test_nam_messages_by_their_index(
-    ready: Settings, shared_data: Path, bucket: SimpleNamespace
-) -> None:
+def test_nam_messages_by_their_index(ready: Settings, shared_data: Path, bucket: Replay) -> None:
     path = shared_data / "grib_samples" / "nam.t00z.awp21100.tm00.grib2"
     names = {"2t": "TMP:2 m above ground", "tp": "APCP:surface"}
     lines = []
     for number, message in enumerate(messages(path), start=1):
         name = names.get(message["shortName"], f"{message['shortName']}:{message['level']} mb")
         lines.append(f"{number}:{int(message['offset'])}:d=2010010100:{name}:anl:")
-    put(bucket, "nam.20260316/nam.t00z.awp21100.tm00.grib2", path.read_bytes())
-    put(bucket, "nam.20260316/nam.t00z.awp21100.tm00.grib2.idx", "\n".join(lines).encode())
+    bucket.put("nam.20260316/nam.t00z.awp21100.tm00.grib2", path.read_bytes())
+    bucket.put("nam.20260316/nam.t00z.awp21100.tm00.grib2.idx", "\n".join(lines).encode())
     ask = {"model": "nam", "steps": [0], "settings": load(nam_url=bucket.url)}
     (file,) = gfs.fetch("2026-03-16", "2026-03-16T01:00", **ask)
     found = gfs.read([file])

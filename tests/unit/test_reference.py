@@ -16,6 +16,7 @@ import pytest
 
 from thalweg import metrics
 from thalweg.errors import InvalidInput, NotFound
+from thalweg.metrics.reference import _one_place_each
 
 UTC = pa.timestamp("us", "UTC")
 CROSSWALK = pa.table({"primary_location_id": ["gauge"], "secondary_location_id": ["reach"]})
@@ -85,6 +86,15 @@ def test_a_location_of_two_gauges_has_no_reference() -> None:
     for of in (metrics.persistence, metrics.climatology, metrics.skill):
         with pytest.raises(InvalidInput, match="reach stands for 2 primary locations"):
             of(*both)
+
+
+def test_a_crosswalk_may_come_from_several_files() -> None:
+    """Read of the warehouse, texts are dictionaries, and each file has its own."""
+    files = [
+        pa.table({name: pa.array([text]).dictionary_encode() for name in CROSSWALK.column_names})
+        for text in ("one", "other")
+    ]
+    _one_place_each(pa.concat_tables(files))
 
 
 def test_climatology_is_of_other_years_at_the_same_time() -> None:

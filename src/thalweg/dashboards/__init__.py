@@ -14,7 +14,8 @@ from thalweg.dashboards.figures import (
     lead_time_table,
     skill_map,
 )
-from thalweg.dashboards.page import Card, Choices, flow, page
+from thalweg.dashboards.page import Card, Choices, flow, page, text
+from thalweg.dashboards.report import publish, published, report
 
 __all__ = [
     "ALL_LEAD_TIMES",
@@ -30,7 +31,11 @@ __all__ = [
     "lead_time_label",
     "lead_time_table",
     "page",
+    "publish",
+    "published",
+    "report",
     "series",
     "skill",
     "skill_map",
+    "text",
 ]

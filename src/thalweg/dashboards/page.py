@@ -14,7 +14,7 @@ import panel as pn
 
 from thalweg.errors import ThalwegError
 
-__all__ = ["Card", "Choices", "flow", "page"]
+__all__ = ["Card", "Choices", "flow", "page", "text"]
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,10 @@ from tornado import web
 from thalweg import settings as settings_module
 from thalweg.hub import state
 
-__all__ = ["LoginProxy"]
+__all__ = ["USER", "LoginProxy"]
+
+#: Header by which the app learns who asks; one that the browser sends is replaced.
+USER = "X-Thalweg-User"
 
 
 class LoginProxy(StandaloneProxyServer):  # type: ignore[misc]
@@ -33,6 +36,9 @@ class LoginProxy(StandaloneProxyServer):  # type: ignore[misc]
                 if not self.current_user:
                     raise web.HTTPError(403)
                 return await super().open(*path)
+
+            def get_request_headers_override(self) -> dict[str, str]:
+                return {USER: self.current_user["name"]} if self.current_user else {}
 
             def prepare(self, *_: Any, **__: Any) -> None:
                 # Upstream leaves out the hub's own check; a browser says here from where it asks.

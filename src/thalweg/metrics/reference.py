@@ -316,7 +316,8 @@ def _made(name: str, part: Part, window: int) -> pa.Table:
 
 def _one_place_each(crosswalk: pa.Table) -> None:
     """A reference made of observations has to know of which."""
-    rows = crosswalk.select(pairs.CROSSWALK).group_by(list(pairs.CROSSWALK)).aggregate([])
+    both = crosswalk.select(pairs.CROSSWALK).unify_dictionaries()  # files have their own
+    rows = both.group_by(list(pairs.CROSSWALK)).aggregate([])
     counts = rows.group_by("secondary_location_id").aggregate([("primary_location_id", "count")])
     for row in counts.to_pylist():
         if row["primary_location_id_count"] > 1:

@@ -457,7 +457,7 @@ def _check_sites(sites: Sequence[str]) -> None:
     if not sites:
         raise InvalidInput(
             "no sites to ask USGS for: name some, as in sites=03171000, or bring gauges into the "
-            "warehouse first (`thalweg run load_sample`, or ingest_nwm with a route_link)"
+            "warehouse first (`thalweg run load_sample`, or ingest_nwm_analysis with a route_link)"
         )
     if isinstance(sites, str):
         raise InvalidInput(f"sites: expected a list of USGS site numbers, got {sites!r}")
