@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["key_codes", "last_of_each", "once_each"]
+__all__ = ["is_text", "key_codes", "last_of_each", "once_each"]
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 MOST_CODES = 2**62
@@ -50,9 +50,16 @@ def last_of_each(codes: Numbers) -> Numbers:
     return np.compress(is_last, order)
 
 
+def is_text(type: pa.DataType) -> bool:
+    """Whether it is text, as pandas, Polars or Arrow have it, each text written out."""
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(kind(type) for kind in kinds)
+
+
 def once_each(rows: pa.Table) -> pa.Table:
     """The rows with each text once, and numbers of texts in its place."""
     for i, field in enumerate(rows.schema):
-        if pa.types.is_string(field.type):
-            rows = rows.set_column(i, field.name, rows[i].dictionary_encode())
+        if is_text(field.type):
+            texts = rows[i].cast(pa.string()).dictionary_encode()
+            rows = rows.set_column(i, field.name, texts)
     return rows.unify_dictionaries()

@@ -78,6 +78,8 @@ def test_a_map_at_each_time_with_cells_by_their_area() -> None:
     weight = area.where(np.isfinite(error)).fillna(0)
     expected = float(np.sqrt((error.fillna(0) ** 2 * weight).sum() / weight.sum()))
     assert float(found["rmse"][10]) == pytest.approx(expected)
+    no_weight = metrics.evaluate_gridded(observed, forecast, ["rmse"], dims, weights=area * 0)
+    assert int(no_weight["count"].max()) == 0
 
 
 def test_what_cannot_be_compared() -> None:
@@ -91,6 +93,16 @@ def test_what_cannot_be_compared() -> None:
     ):
         with pytest.raises(error, match=says):
             metrics.evaluate_gridded(primary, secondary, names, over)
+    turned = forecast.transpose("longitude", "time", "latitude")
+    xr.testing.assert_identical(
+        metrics.evaluate_gridded(observed, turned, NAMES),
+        metrics.evaluate_gridded(observed, forecast, NAMES),
+    )
+    members = xr.concat([forecast, forecast], "member").assign_attrs(units="K")
+    with pytest.raises(InvalidInput, match="member"):
+        metrics.evaluate_gridded(observed, members, ["rmse"])
+    with pytest.raises(InvalidInput, match="no time in common"):
+        metrics.evaluate_gridded(observed[:2], forecast[3:], ["rmse"])
     # Of other times, those that both have.
     found = metrics.evaluate_gridded(observed, forecast[1:], ["rmse"])
     assert int(found["count"].max()) == 5

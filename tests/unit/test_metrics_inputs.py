@@ -120,6 +120,20 @@ def test_pieces_give_the_same_as_the_whole(gauges: Series, monkeypatch: pytest.M
     assert there(pieces[0]).equals(question.answer(pieces[0]))
 
 
+@pytest.mark.parametrize("text", [pa.large_string(), pa.string_view()])
+def test_texts_of_every_kind_are_cut_into_pieces(
+    gauges: Series, text: pa.DataType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = metrics.evaluate(*gauges, NAMES)
+    monkeypatch.setattr(inputs, "ROWS", 1000)
+    turned = (
+        table.cast(pa.schema([(f.name, text if pa.types.is_string(f.type) else f.type)
+                              for f in table.schema]))
+        for table in gauges
+    )  # fmt: skip
+    assert metrics.evaluate(*turned, NAMES).equals(whole)
+
+
 def test_what_is_no_input(gauges: Series) -> None:
     primary, secondary, crosswalk = gauges
     naive = primary.to_pandas()

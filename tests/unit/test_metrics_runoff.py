@@ -55,5 +55,10 @@ def test_what_is_wrong_is_said() -> None:
     both = pa.concat_tables([rain([1.0]), rain([1.0], name="gfs")])
     with pytest.raises(InvalidInput, match=r"2 configurations \(era5, gfs\)"):
         runoff_ratio(flow, both, area())
+    with pytest.raises(InvalidInput, match="flow has usgs-1"):
+        runoff_ratio(pa.concat_tables([flow, flow]), rain([1.0]), area())
+    with pytest.raises(InvalidInput, match="areas has usgs-1"):
+        runoff_ratio(flow, rain([1.0]), pa.concat_tables([area(), area()]))
+    assert ratio(flow, rain([1.0]), area(float("nan"))) == []
     with pytest.raises(InvalidInput, match="areas lacks unit_name"):
         runoff_ratio(flow, rain([1.0]), area().drop("unit_name"))

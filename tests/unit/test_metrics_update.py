@@ -21,7 +21,8 @@ from thalweg.warehouse.schema import NAMESPACE, TABLES
 OBSERVED, FORECAST, LINKS = "primary_timeseries", "secondary_timeseries", "location_crosswalks"
 OTHERS = ["relative_median", "spearman_r", "nse_log", "annual_peak_relative_bias"]
 NAMES = [name for name in METRICS if monthly.add_up([name])] + OTHERS
-KEYS = ["primary_location_id", "configuration_name", "lead_time_bin", "metric_name"]
+KEYS = ["primary_location_id", "configuration_name", "variable_name", "unit_name"]
+KEYS += ["lead_time_bin", "metric_name"]
 HOURS = 24 * 40  # from September to November
 
 
@@ -195,7 +196,7 @@ def test_what_cannot_be_kept_up_to_date_is_refused() -> None:
 def test_another_update_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The state of the slower one is that of its own series; what came meanwhile is not lost."""
     load(24 * 12)
-    keep = increment._keep
+    keep = increment._put_together
     turns = iter([True])
 
     def slow(*arguments: Any) -> Any:
@@ -205,7 +206,7 @@ def test_another_update_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> Non
             metrics.update(["kge"])
         return done
 
-    monkeypatch.setattr(increment, "_keep", slow)
+    monkeypatch.setattr(increment, "_put_together", slow)
     metrics.update(["kge"])
     check(["kge"])
     assert metrics.update(["kge"]).places == 0
@@ -253,3 +254,73 @@ def test_large_tables_are_evaluated_by_the_month(monkeypatch: pytest.MonkeyPatch
                 for name, v in row.items()
             }
     assert len(used) == len(asked)
+
+
+class Stop(Exception):
+    """Somebody pulls the plug."""
+
+
+@pytest.mark.parametrize("place", ["monthly_statistics", "metrics"])
+def test_an_update_that_was_stopped_is_made_good(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of other bins, after its statistics or after its metrics were written."""
+    load(24 * 12)
+    metrics.update(["kge"])
+    write = warehouse.write
+
+    def stopped(name: str, *given: Any) -> warehouse.Written:
+        write(name, *given)
+        if name == place:
+            raise Stop
+        return write(name, *given)
+
+    monkeypatch.setattr(warehouse, "write", stopped)
+    with pytest.raises(Stop):
+        metrics.update(["kge"], 6)
+    monkeypatch.setattr(warehouse, "write", write)
+    metrics.update(["kge"])
+    observe([400.0], "usgs-2")
+    metrics.update(["kge"])
+    check(["kge"])
+    bins = {row["lead_time_bin"] for row in kept(["kge"]).values() if row["count"]}
+    assert bins == {None, 0}
+
+
+def test_what_is_no_more_is_counted_no_more() -> None:
+    load(24 * 12)
+    metrics.update(["rmse"])
+    for name in (OBSERVED, FORECAST, "metrics"):
+        catalog().drop_table((NAMESPACE, name))
+    warehouse.migrate()
+    load(24 * 3)
+    metrics.update(["rmse"])
+    check(["rmse"])
+
+
+def test_observations_of_other_configurations_in_other_months() -> None:
+    load(24 * 12)
+    metrics.update(["rmse"])
+    december = pa.array([dt.datetime(2024, 12, 1, hour, tzinfo=dt.UTC) for hour in range(3)], TIME)
+    warehouse.write(OBSERVED, series([1.0, 2.0, 3.0], "usgs-1", value_time=december))
+    warehouse.write(FORECAST, series([1.0, 2.0, 3.0], "nwm30-1", value_time=december))
+    with pytest.raises(InvalidInput, match="2 configurations"):
+        metrics.update(["rmse"])
+
+
+def test_variables_and_units_in_files_of_their_own() -> None:
+    load(48)
+    for unit, variable in (("m", "stage_hourly_inst"), ("ft^3/s", "streamflow_hourly_inst")):
+        columns = {
+            "unit_name": pa.array([unit] * 9),
+            "variable_name": pa.array([variable] * 9),
+            "value_time": pa.array([START + dt.timedelta(days=9, hours=i) for i in range(9)], TIME),
+        }
+        network = pa.array(["usgs_observations"] * 9)
+        warehouse.write(
+            OBSERVED, series(values(9, 1), "usgs-1", configuration_name=network, **columns)
+        )
+        warehouse.write(FORECAST, series(values(9, 2), "nwm30-1", **columns))
+    metrics.update(["rmse", "relative_median"])
+    check(["rmse", "relative_median"])
+    assert {row["unit_name"] for row in kept(["rmse"]).values()} == {"m^3/s", "m", "ft^3/s"}

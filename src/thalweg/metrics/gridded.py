@@ -50,7 +50,8 @@ def evaluate_gridded(
         The dimensions whose values are compared with each other: `"time"` gives a map,
         `["latitude", "longitude"]` a series.
     weights
-        Weight of each cell, as the cosine of its latitude; equal by default.
+        Weight of each cell, as the cosine of its latitude; equal by default. A cell of weight 0
+        is left out.
     minimum
         Where there are fewer pairs there is no metric.
 
@@ -65,7 +66,7 @@ def evaluate_gridded(
     NotFound
         An unknown metric or dimension.
     InvalidInput
-        A metric that is not computed of fields; other units; other grids.
+        A metric that is not computed of fields; other units, dimensions or grids; no common time.
 
     Examples
     --------
@@ -77,7 +78,9 @@ def evaluate_gridded(
     """
     names, dims = listed(metrics), list(listed(over))
     _check(primary, secondary, names, dims)
-    both = xr.align(primary, secondary, join="inner")
+    both = xr.align(primary, secondary.transpose(*primary.dims), join="inner")
+    if not both[0].size:
+        raise InvalidInput("primary and secondary have no time in common")
     statistics = xr.Dataset(_statistics(*both, dims, weights)).compute()
     count = statistics["count"].astype("int64")
     cells = pa.table({str(name): each.to_numpy().ravel() for name, each in statistics.items()})
@@ -114,9 +117,13 @@ def _check(
     ours, theirs = (each.attrs.get("units") for each in (primary, secondary))
     if ours != theirs:
         raise InvalidInput(f"primary is in {ours}, secondary in {theirs}: convert one of them")
+    if {*primary.dims} != {*secondary.dims}:
+        raise InvalidInput(
+            f"primary has the dimensions {', '.join(map(str, primary.dims))}, secondary "
+            f"{', '.join(map(str, secondary.dims))}: choose one of what is more, as a member"
+        )
     for axis in primary.dims:
-        same = axis in secondary.dims and primary[axis].equals(secondary[axis])
-        if axis != "time" and not same:
+        if axis != "time" and not primary[axis].equals(secondary[axis]):
             raise InvalidInput(
                 f"primary and secondary are on other grids: {axis} differs; bring one to the "
                 f"other, as with secondary.interp_like(primary)"
@@ -131,6 +138,8 @@ def _statistics(
 ) -> dict[str, xr.DataArray]:
     """Count and statistics of each cell, not yet computed where the fields are lazy."""
     valid: xr.DataArray = np.isfinite(primary) & np.isfinite(secondary)  # type: ignore[assignment]
+    if weights is not None:
+        valid = (valid & (weights > 0)).transpose(*valid.dims)
     weight = (xr.ones_like(primary, dtype=float) if weights is None else weights).where(valid, 0)
     total = weight.sum(dims)
 

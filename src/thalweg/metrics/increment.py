@@ -8,8 +8,8 @@ computed again from the whole series of the places that changed.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,22 +19,31 @@ import pyarrow as pa
 from pyiceberg.expressions import EqualTo
 
 from thalweg import warehouse
-from thalweg.errors import NotFound, Unavailable
-from thalweg.metrics import inputs, monthly, pairs, scale
+from thalweg.errors import InvalidInput, NotFound, Unavailable
+from thalweg.metrics import inputs, monthly, pairs
 from thalweg.metrics.evaluation import evaluate, to_long
-from thalweg.metrics.inputs import FORECAST, OBSERVED, Part
+from thalweg.metrics.inputs import FORECAST, OBSERVED, Named, Part
 from thalweg.metrics.pairs import CROSSWALK
 from thalweg.metrics.question import Question, asked, listed
 from thalweg.metrics.table import DEFAULT
 from thalweg.settings import Settings
+from thalweg.warehouse.access import definition
 
 __all__ = ["Updated", "update"]
 
 KEPT, STATE = "monthly_statistics", "thalweg.evaluated"
 ATTEMPTS = 5
 LINKS, PLACE = "location_crosswalks", "primary_location_id"
-READ = {"primary_timeseries": OBSERVED, "secondary_timeseries": FORECAST, LINKS: CROSSWALK}
+SERIES = {"primary_timeseries": OBSERVED, "secondary_timeseries": FORECAST}
 KEYS = (PLACE, "configuration_name", "variable_name", "unit_name")
+#: What is read of which table: the series, and what was made of them before.
+READ = {
+    **SERIES,
+    LINKS: CROSSWALK,
+    KEPT: tuple(name for name in definition(KEPT).columns if name != "run_id"),
+    "metrics": (*KEYS, "lead_time_bin", "metric_name", "count"),
+}
+PERMISSIVE: Any = {"promote_options": "permissive"}
 
 
 @dataclass(frozen=True)
@@ -90,140 +99,160 @@ def update(
         The warehouse does not answer, or other updates were faster again and again.
     """
     names = listed(metrics)
+    if not names:
+        raise InvalidInput("metrics is empty: expected some, as 'kge'")
     Question(names=names, **asked(KEYS[:2], lead_time_bin=lead_time_bin)).check()
     terms = {"lead_time_bin": lead_time_bin, "primary_configuration": primary_configuration}
     before = warehouse.marked(KEPT, STATE, settings)
     if before.get("terms") != terms:
-        before = {"metrics": [], "read": {}}
+        before = {"metrics": [], "at": {}}
     for _ in range(ATTEMPTS):
-        observed, forecast, crosswalk = (
+        observed, forecast, crosswalk, kept, skill = (
             inputs.source(name, columns, settings) for name, columns in READ.items()
         )
-        read = {each.name: each.snapshot_id for each in (observed, forecast, crosswalk)}
-        state = {"terms": terms, "metrics": sorted(names), "read": read}
-        if state == before:
+        now = {each.name: each.snapshot_id for each in (observed, forecast, crosswalk, kept, skill)}
+        if (before["at"], before["metrics"]) == (now, sorted(names)):
             return Updated(0, 0, None)
         if primary_configuration is not None:
             observed = observed.only(EqualTo("configuration_name", primary_configuration))  # type: ignore[call-arg, arg-type]
         series = Part(observed, forecast, crosswalk.read())
-        sizes = inputs.sizes(series)
-        units = _changed(before["read"], read, series.crosswalk, sizes, settings)
-        found = scale.run(
-            partial(_statistics, lead_time_bin),
-            inputs.by_month(series, sizes, units),
-            cluster,
-            progress,
-        )
-        places = set[str]().union(*units.values())
+        todo = _todo(before["at"], now, series, settings)
         if not set(names) <= set(before["metrics"]):
-            places.update(series.crosswalk[PLACE].to_pylist())
-        kept, written = _keep(found, units, places, settings)
-        rows = pa.concat_tables(_metrics(names, kept, series, places, lead_time_bin, cluster))
-        done = warehouse.write("metrics", rows, settings)
-        if warehouse.mark(KEPT, STATE, state, written.snapshot_id, settings):
-            return Updated(len(places), len(units), done)
+            todo.places.update(series.crosswalk[PLACE].to_pylist())
+        parts = [*inputs.by_month(series, inputs.sizes(series), todo.months)]
+        found = monthly.run(partial(_statistics, lead_time_bin), parts, cluster, progress)
+        rows, there = _put_together(found, kept, todo)
+        results = _metrics(names, there, series, todo.places, lead_time_bin, cluster)
+        new = pa.concat_tables(results, **PERMISSIVE)
+        gone = _gone(new, names, skill, todo.places)
+        after = warehouse.write(KEPT, rows, settings)
+        done = warehouse.write("metrics", pa.concat_tables([new, gone], **PERMISSIVE), settings)
+        at = now | {KEPT: after.snapshot_id, "metrics": done.snapshot_id}
+        state = {"terms": terms, "metrics": sorted(names), "at": at}
+        if warehouse.mark(KEPT, STATE, state, now[KEPT], after.snapshot_id, settings):
+            return Updated(len(todo.places), len(todo.months), done)
     raise Unavailable("metrics: other updates were faster again and again; update again")
 
 
-def _changed(
-    before: dict[str, Any],
-    now: dict[str, Any],
-    crosswalk: pa.Table,
-    sizes: Counter[int],
+@dataclass(frozen=True)
+class _Todo:
+    """Places whose metrics are made again, and those to pair again by month since January 1970."""
+
+    places: set[str]
+    months: Mapping[int, set[str]]
+    everything: bool = False
+
+
+def _todo(
+    before: Mapping[str, int | None],
+    now: Mapping[str, int | None],
+    series: Part,
     settings: Settings | None,
-) -> dict[int, set[str]]:
-    """The places to pair again, by month since January 1970."""
-    everything = {month: {*crosswalk[PLACE].to_pylist()} for month in sizes}
-    if None in now.values() or None in map(before.get, now):  # empty still, or never read before
-        return everything
-    try:
-        observed, forecast, moved = (
-            warehouse.changes(
-                name, PLACE if name == LINKS else "location_id", before[name], now[name], settings
-            ).to_pydict()
-            for name in READ
-        )
-    except NotFound:  # upkeep has ended what was read then
-        return everything
+) -> _Todo:
+    """What changed in the series, the crosswalk and, by somebody else, in our own tables."""
+    sizes, links = inputs.sizes(series), series.crosswalk.to_pydict()
+    everywhere = {*links[PLACE]}
+    everything = _Todo({*everywhere}, dict.fromkeys(sizes, everywhere), everything=True)
     stand_for = defaultdict[str, set[str]](set)
-    for place, reach in zip(*crosswalk.to_pydict().values(), strict=True):
+    for place, reach in zip(links[PLACE], links["secondary_location_id"], strict=True):
         stand_for[place].add(place)
         stand_for[reach].add(place)
-    units = defaultdict[int, set[str]](set)
-    for month in sizes if moved[PLACE] else ():
-        units[month].update(moved[PLACE])
-    for changed in (observed, forecast):
-        for location, month in zip(changed["location_id"], changed["month"], strict=True):
-            if location in stand_for:
-                units[month].update(stand_for[location])
-    return units
+    places, months = set[str](), defaultdict[int, set[str]](set)
+    for name in READ:
+        since, until = before.get(name), now[name]
+        if since == until and name in before:
+            continue
+        if since is None or until is None:
+            return everything  # empty still, or never read before
+        by = "location_id" if name in SERIES else PLACE
+        try:
+            changed = warehouse.changes(name, by, since, until, settings)
+        except NotFound:  # upkeep has ended what was read then
+            return everything
+        for row in changed.to_pylist():
+            these = stand_for.get(row[by], set()) if name in SERIES else {row[by]}
+            places |= these
+            for month in sizes if name == LINKS else [row["month"]] if "month" in row else []:
+                months[month] |= these
+    return _Todo(places, months)
 
 
 def _statistics(lead_time_bin: int, part: Part) -> pa.Table:
     """What is kept of each month."""
     month = "date_trunc('month', value_time AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS month"
     bin_ = f"floor(lead_time / {lead_time_bin})::BIGINT * {lead_time_bin} AS lead_time_bin"
-    with pairs.connect(*part.read()) as connection:
+    with pairs.connect(*part.read(), is_piece=True) as connection:
         kept = monthly.statistics([month, *KEYS, bin_], pairs.PAIRED)
         return connection.sql(kept).to_arrow_table()
 
 
-def _keep(
-    found: Sequence[pa.Table],
-    units: dict[int, set[str]],
-    places: Collection[str],
-    settings: Settings | None,
-) -> tuple[pa.Table, warehouse.Written]:
-    """Put the new statistics in place of the old ones; returns what there is of the places now."""
-    old = warehouse.read(KEPT, where=inputs.within(PLACE, places), settings=settings)
-    new = pa.concat_tables([old.slice(0, 0), *found], promote_options="permissive")
-    again = [(place, inputs.time_of(month)) for month, each in units.items() for place in each]
+def _put_together(found: Sequence[pa.Table], kept: Named, todo: _Todo) -> tuple[pa.Table, pa.Table]:
+    """The rows to write, and all that there are of the places then."""
+    old = kept.only(inputs.within(PLACE, todo.places)).read()
+    new = pa.concat_tables([definition(KEPT).plain(old).slice(0, 0), *found], **PERMISSIVE)
+    again = [
+        (place, inputs.time_of(month)) for month in todo.months for place in todo.months[month]
+    ]
     tables = {
         "old": old,
         "new": new,
-        "places": pa.table({PLACE: pa.array(sorted(places), pa.string())}),
+        "places": pa.table({PLACE: pa.array(sorted(todo.places), pa.string())}),
         "again": pa.table(
             {
                 PLACE: pa.array([place for place, _ in again], pa.string()),
-                "month": pa.array([month for _, month in again], old["month"].type),
+                "month": pa.array([month for _, month in again], new["month"].type),
             }
         ),
     }
-    key = (*KEYS, "lead_time_bin", "month")
-    same = " AND ".join(f"new.{column} IS NOT DISTINCT FROM old.{column}" for column in key)
+    key = ", ".join([*KEYS, "lead_time_bin", "month"])
+    made = f"{'true' if todo.everything else 'false'} OR ({PLACE}, month) IN (FROM again)"
     with duckdb.connect(config=pairs.CONFIG) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         for name, table in tables.items():
             connection.register(name, table)
         # No row is ever taken away: one that holds no pair any more says so.
         gone = connection.sql(
-            f"SELECT {', '.join(key)}, 0::BIGINT AS count"  # noqa: S608
-            f" FROM old SEMI JOIN again USING ({PLACE}, month)"
-            f" WHERE count > 0 AND NOT EXISTS (FROM new WHERE {same})"
+            f"SELECT {key}, 0::BIGINT AS count FROM old WHERE count > 0 AND ({made})"  # noqa: S608
+            f" AND NOT EXISTS (FROM new WHERE {_same(KEYS, 'lead_time_bin', 'month')})"
         ).to_arrow_table()
-        stays = f"FROM old SEMI JOIN places USING ({PLACE}) ANTI JOIN again USING ({PLACE}, month)"
-        both = f"FROM (({stays}) UNION ALL BY NAME (FROM new)) WHERE count > 0"
-        kept = connection.sql(f"{both} ORDER BY {', '.join(key)}").to_arrow_table()
-    rows = pa.concat_tables([new, gone], promote_options="permissive")
-    return kept, warehouse.write(KEPT, rows, settings)
+        stays = f"FROM old SEMI JOIN places USING ({PLACE}) WHERE NOT ({made})"
+        both = f"FROM (({stays}) UNION ALL BY NAME (FROM new)) WHERE count > 0 ORDER BY {key}"
+        there = connection.sql(both).to_arrow_table()
+    return pa.concat_tables([new, gone], **PERMISSIVE), there
 
 
 def _metrics(
-    names: Sequence[str],
-    kept: pa.Table,
-    series: Part,
-    places: Collection[str],
-    lead_time_bin: int,
+    names: Sequence[str], kept: pa.Table, series: Part, places: set[str], lead_time_bin: int,
     cluster: Any,
-) -> Iterator[pa.Table]:
+) -> Iterator[pa.Table]:  # fmt: skip
     """The metrics of the places, a row a metric: from what is kept, or from their whole series."""
     merged = [name for name in names if monthly.add_up([name])]
     if merged:
         yield to_long(monthly.merged(kept, KEYS, merged))
     if others := [name for name in names if name not in merged]:
-        links = inputs.links_of(series.crosswalk, places)
+        part = inputs.of_places(series, places)
         found = evaluate(
-            series.primary, series.secondary, links, others, KEYS[:2], lead_time_bin,
+            part.primary, part.secondary, part.crosswalk, others, KEYS[:2], lead_time_bin,
             cluster=cluster,
         )  # fmt: skip
         yield to_long(found)
+
+
+def _gone(new: pa.Table, names: Sequence[str], skill: Named, places: set[str]) -> pa.Table:
+    """Of groups that there are no more, a row that says so."""
+    old = skill.only(inputs.within(PLACE, places)).read()
+    with duckdb.connect(config=pairs.CONFIG) as connection:
+        connection.register("old", old)
+        connection.register("new", new)
+        connection.register("places", pa.table({PLACE: pa.array(sorted(places), pa.string())}))
+        connection.register("names", pa.table({"metric_name": [*names]}))
+        return connection.sql(
+            "SELECT * REPLACE (0::BIGINT AS count), NULL::DOUBLE AS value"  # noqa: S608
+            f" FROM old SEMI JOIN places USING ({PLACE}) SEMI JOIN names USING (metric_name)"
+            f" WHERE count > 0 AND NOT EXISTS"
+            f" (FROM new WHERE {_same(KEYS, 'lead_time_bin', 'metric_name')})"
+        ).to_arrow_table()
+
+
+def _same(keys: Sequence[str], *more: str) -> str:
+    return " AND ".join(f"new.{each} IS NOT DISTINCT FROM old.{each}" for each in (*keys, *more))

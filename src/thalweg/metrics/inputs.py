@@ -29,8 +29,8 @@ from thalweg.warehouse.access import definition, state
 from thalweg.warehouse.access import table as iceberg_table
 
 __all__ = [
-    "Frame", "Named", "Part", "by_month", "everything", "large", "links_of", "parts", "sizes",
-    "source", "tabled", "time_of", "within",
+    "Frame", "Named", "Part", "by_month", "everything", "large", "links_of", "of_places",
+    "parts", "sizes", "source", "tabled", "time_of", "within",
 ]  # fmt: skip
 
 #: A name of a warehouse table, or an Arrow table, pandas or Polars frame, xarray dataset.
@@ -59,8 +59,10 @@ class Named:
         """Its rows; the same wherever and whenever they are read."""
         if self.snapshot_id is None:  # as it was when it was empty
             return once_each(definition(self.name).arrow.empty_table().select(self.columns))
-        return warehouse.read(
-            self.name, self.columns, self.where, self.snapshot_id, self.settings, encoded=True
+        return once_each(
+            warehouse.read(
+                self.name, self.columns, self.where, self.snapshot_id, self.settings, encoded=True
+            )
         )
 
     def only(self, where: BooleanExpression) -> Named:
@@ -162,18 +164,24 @@ def by_month(
     for months in _spans(wanted, rows):
         start, end = (time_of(each).isoformat() for each in (months[0], months[-1] + 1))
         then = And(GreaterThanOrEqual("value_time", start), LessThan("value_time", end))  # type: ignore[call-arg, arg-type]
+        span = Part(series.primary.only(then), series.secondary.only(then), series.crosswalk)
         chosen = sorted(wanted[months[0]] & everywhere)
         count = sum(rows[each] for each in months) * len(chosen) / max(1, len(everywhere))
         pieces = max(1, min(round(count / ROWS), len(chosen)))
         for i in range(pieces):
             mine = chosen[len(chosen) * i // pieces : len(chosen) * (i + 1) // pieces]
-            links = links_of(series.crosswalk, mine)
-            theirs = {*links["secondary_location_id"].to_pylist()}
-            yield Part(
-                series.primary.only(And(then, within("location_id", mine))),
-                series.secondary.only(And(then, within("location_id", theirs))),
-                links,
-            )
+            yield of_places(span, mine)
+
+
+def of_places(series: Part, places: Collection[str]) -> Part:
+    """The series of some primary locations, out of tables of the warehouse."""
+    links = links_of(series.crosswalk, places)
+    ids = (places, {*links["secondary_location_id"].to_pylist()})
+    primary, secondary = (
+        each.only(within("location_id", these)) if isinstance(each, Named) else each
+        for each, these in zip((series.primary, series.secondary), ids, strict=True)
+    )
+    return Part(primary, secondary, links)
 
 
 def _spans(wanted: Mapping[int, set[str]], rows: Counter[int]) -> Iterator[list[int]]:

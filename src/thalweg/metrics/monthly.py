@@ -8,7 +8,7 @@ Medians, ranks, logarithms, events and ensembles do not add up so.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,9 +20,11 @@ from thalweg.metrics.inputs import Part
 from thalweg.metrics.question import Question, by_name, defined, needs
 from thalweg.metrics.table import METRICS, STATISTICS
 
-__all__ = ["KEPT", "add_up", "answer", "can_answer", "merged", "statistics"]
+__all__ = ["KEPT", "add_up", "answer", "can_answer", "merged", "run", "statistics"]
 
 SIDES = ("primary", "secondary")
+#: The configuration of the observations that a piece was compared with.
+OBSERVED = "primary_configuration_name"
 MEAN = tuple(f"mean_{side}" for side in SIDES)
 MEANS = ("mean_of_errors", "mean_of_absolutes", "mean_of_squares")
 #: What is kept of a piece: SQL over its pairs.
@@ -83,15 +85,24 @@ def statistics(keys: Sequence[str], of_pairs: str, names: Sequence[str] = ()) ->
         for name, sql in KEPT.items()
         if not names or name in MEAN or re.search(rf"\b{name}\b", spoken)
     ]
-    shown = ", ".join([*keys, "count(*) AS count", *made])
+    observed = f"(SELECT configuration_name FROM observed) AS {OBSERVED}"  # noqa: S608
+    shown = ", ".join([*keys, observed, "count(*) AS count", *made])
     return f"SELECT {shown} FROM ({of_pairs}) GROUP BY ALL"  # noqa: S608
 
 
 def merged(kept: pa.Table, keys: Sequence[str], names: Sequence[str], minimum: int = 1) -> pa.Table:
-    """The metrics of groups: of all lead times, and of each bin; keys are names in SQL."""
+    """The metrics of groups: of all lead times, and of each bin; keys are names in SQL.
+
+    Raises `InvalidInput` where pieces were compared with other configurations of observations.
+    """
+    pairs.check_configuration(kept[OBSERVED])
     wanted = dict.fromkeys(statistic for name in names for statistic in needs(name))
     made = ", ".join(f"{_WHOLE[statistic]} AS {statistic}" for statistic in wanted)
-    means = ", ".join(f"sum(n * mean_{s}) OVER w / sum(n) OVER w AS all_{s}" for s in SIDES)
+    means = ", ".join(
+        f"CASE WHEN count(mean_{side}) OVER w = count(*) OVER w"
+        f" THEN sum(n * mean_{side}) OVER w / sum(n) OVER w END AS all_{side}"
+        for side in SIDES
+    )
     shown = ", ".join(["count", *(f"{defined(METRICS[n].sql, minimum)} AS {n}" for n in names)])
     parts = ["SELECT NULL::BIGINT AS lead_time_bin WHERE false"]
     for by, where in ((keys, "true"), ([*keys, "lead_time_bin"], "lead_time_bin IS NOT NULL")):
@@ -114,11 +125,28 @@ def can_answer(question: Question) -> bool:
 def answer(question: Question, series: Part, cluster: Any = None) -> pa.Table:
     """The answer, from large tables of the warehouse, of which a piece is read at a time."""
     work = inputs.by_month(series, inputs.sizes(series))
-    kept = pa.concat_tables(scale.run(partial(_kept, question), work, cluster))
+    kept = pa.concat_tables(run(partial(_kept, question), [*work], cluster))
     found = merged(kept, [by_name(key) for key in question.keys], question.names, question.minimum)
     found = found.rename_columns({f"by_{key}": key for key in question.keys})
     found = found.select([*question.order, *question.shown])
     return found.sort_by([(key, "ascending", "at_start") for key in question.order])
+
+
+def run(
+    work: Callable[[Part], pa.Table],
+    parts: Sequence[Part],
+    cluster: Any = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[pa.Table]:
+    """What is kept of each piece.
+
+    In some pieces a variable may have other units on either side, but not in all.
+    """
+    found = scale.run(work, parts, cluster, progress)
+    if parts and not any(map(len, found)):
+        for part in parts:
+            pairs.check_units(*part.read()[:2])
+    return found
 
 
 def _kept(question: Question, part: Part) -> pa.Table:
@@ -127,5 +155,5 @@ def _kept(question: Question, part: Part) -> pa.Table:
     if question.lead_time_bin is None:
         rows = f"SELECT *, NULL::BIGINT AS lead_time_bin FROM ({rows})"  # noqa: S608
     sql = statistics(keys, rows, question.names)
-    with question.opened(part) as connection:
+    with question.opened(part, is_piece=True) as connection:
         return connection.sql(sql, params=question.parameters or None).to_arrow_table()

@@ -16,12 +16,14 @@ from thalweg.metrics.fields import EVENT, FIELDS, OF_THRESHOLDS, Field
 
 __all__ = [
     "ATTRIBUTES", "PAIRED", "Thresholds", "Transform", "check_attributes", "check_condition",
-    "check_thresholds", "columns_of", "connect", "limits", "quoted", "selected",
+    "check_configuration", "check_once", "check_thresholds", "check_units", "columns_of", "connect",
+    "limits", "quoted", "selected",
 ]  # fmt: skip
 
 PRIMARY = ("value_time", "value", "unit_name", "location_id", "variable_name")
 SECONDARY = (*PRIMARY, "reference_time", "configuration_name")
 CROSSWALK = ("primary_location_id", "secondary_location_id")
+TEXT = pa.string()
 SERIES = ("location_id", "variable_name", "unit_name")
 ATTRIBUTES = ("location_id", "attribute_name", "value")
 LIMITS = ("primary_location_id", "threshold", "value")
@@ -144,9 +146,12 @@ class Transform:
 
 
 def connect(
-    primary: pa.Table, secondary: pa.Table, crosswalk: pa.Table
+    primary: pa.Table, secondary: pa.Table, crosswalk: pa.Table, *, is_piece: bool = False
 ) -> duckdb.DuckDBPyConnection:
-    """DuckDB with the three tables, checked, cut to the columns that are used."""
+    """DuckDB with the three tables, checked, cut to the columns that are used.
+
+    Of a piece it is not said that it lacks units which both sides have: another may have them.
+    """
     if "member" not in secondary.column_names:
         secondary = secondary.append_column("member", pa.nulls(len(secondary), pa.string()))
     tables = {
@@ -154,8 +159,11 @@ def connect(
         "secondary": columns_of(secondary, (*SECONDARY, "member"), "secondary"),
         "crosswalk": columns_of(crosswalk, CROSSWALK, "crosswalk"),
     }
-    _check_configuration(primary)
-    _check_units(primary, secondary)
+    observed = None
+    if "configuration_name" in primary.column_names:
+        observed = check_configuration(primary["configuration_name"])
+    if not is_piece:
+        check_units(primary, secondary)
     connection = duckdb.connect(config=CONFIG)
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET lock_configuration = true")
@@ -164,6 +172,7 @@ def connect(
             table, series = _numbered(table)
             connection.register(f"series_of_{name}", series)
         connection.register(name, table)
+    connection.register("observed", pa.table({"configuration_name": pa.array([observed], TEXT)}))
     connection.execute(_LINKS)
     return connection
 
@@ -187,7 +196,7 @@ def check_condition(where: str) -> None:
 def check_attributes(attributes: pa.Table) -> None:
     """Raise if columns are missing, or an attribute of a location has several values."""
     rows = columns_of(attributes, ATTRIBUTES, "attributes")
-    _check_once(rows, ("location_id", "attribute_name"), "attributes")
+    check_once(rows, ("location_id", "attribute_name"), "attributes")
 
 
 def check_thresholds(thresholds: Thresholds) -> None:
@@ -198,7 +207,7 @@ def check_thresholds(thresholds: Thresholds) -> None:
         if not thresholds:
             raise InvalidInput("thresholds is empty: expected some, as {'high': '90%'}")
         return
-    _check_once(columns_of(thresholds, LIMITS, "thresholds"), LIMITS[:2], "thresholds")
+    check_once(columns_of(thresholds, LIMITS, "thresholds"), LIMITS[:2], "thresholds")
 
 
 def limits(connection: duckdb.DuckDBPyConnection, thresholds: Thresholds) -> None:
@@ -296,7 +305,7 @@ def _text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _check_once(table: pa.Table, key: Sequence[str], what: str) -> None:
+def check_once(table: pa.Table, key: Sequence[str], what: str) -> None:
     """A row that is there twice would be joined twice, and pairs would count twice."""
     counts = table.group_by(list(key)).aggregate([([], "count_all")])
     for row in counts.filter(pc.field("count_all") > 1).slice(0, 1).to_pylist():
@@ -314,18 +323,17 @@ def columns_of(table: pa.Table, names: Iterable[str], what: str) -> pa.Table:
     return table.select(list(names))
 
 
-def _check_configuration(primary: pa.Table) -> None:
-    """Two configurations of observations would pair every forecast value twice."""
-    if "configuration_name" not in primary.column_names:
-        return
-    found = sorted(str(name) for name in pc.unique(primary["configuration_name"]).to_pylist())
+def check_configuration(names: pa.ChunkedArray) -> str | None:
+    """The one there is; two of observations would pair every forecast value twice."""
+    found = sorted(str(name) for name in pc.unique(names).to_pylist() if name is not None)
     if len(found) > 1:
         raise InvalidInput(
             f"primary holds {len(found)} configurations ({', '.join(found)}): filter it to one"
         )
+    return found[0] if found else None
 
 
-def _check_units(primary: pa.Table, secondary: pa.Table) -> None:
+def check_units(primary: pa.Table, secondary: pa.Table) -> None:
     """A variable that has other units on either side would pair nothing, silently."""
     ours, theirs = _units(primary), _units(secondary)
     for variable in sorted(ours.keys() & theirs.keys()):

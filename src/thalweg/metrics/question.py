@@ -179,9 +179,9 @@ class Question:
             return connection.sql(self.sql, params=self.parameters or None).to_arrow_table()
 
     @contextmanager
-    def opened(self, part: Part) -> Iterator[duckdb.DuckDBPyConnection]:
+    def opened(self, part: Part, *, is_piece: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         """DuckDB with all that the question is about; what it says of the condition is told."""
-        with pairs.connect(*part.read()) as connection:
+        with pairs.connect(*part.read(), is_piece=is_piece) as connection:
             if self.attributes is not None:
                 connection.register("attributes", self.attributes)
             if self.thresholds is not None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from thalweg.errors import InvalidInput
 from thalweg.metrics.inputs import Frame, everything
-from thalweg.metrics.pairs import CONFIG, columns_of
+from thalweg.metrics.pairs import CONFIG, check_once, columns_of
 from thalweg.settings import Settings
 
 __all__ = ["runoff_ratio"]
@@ -27,7 +28,7 @@ _RATIO = """
         avg(f.flow) * 3.6e6 / any_value(a.area) / nullif(avg(r.rain), 0) AS runoff_ratio
     FROM flows f JOIN rains r ON r.location_id = f.location_id AND r.value_time = f.value_time
     JOIN areas a ON a.location_id = f.location_id
-    WHERE isfinite(f.flow) AND isfinite(r.rain) AND a.area > 0
+    WHERE isfinite(f.flow) AND isfinite(r.rain) AND isfinite(a.area) AND a.area > 0
     GROUP BY f.location_id, f.configuration_name HAVING count(*) >= $minimum
     ORDER BY ALL
 """
@@ -66,7 +67,8 @@ def runoff_ratio(
     Raises
     ------
     InvalidInput
-        A column is missing, another unit, or rain of several configurations.
+        A column is missing, another unit, rain of several configurations, two values of a place and
+        time (as of an hourly and a daily variable), two areas of a place.
 
     Examples
     --------
@@ -88,10 +90,14 @@ def runoff_ratio(
         connection.execute("SET TimeZone = 'UTC'")
         for name, rows in {"flow": flows, "rain": rains, "area": sizes}.items():
             connection.register(name, rows)
+        check_once(sizes.filter(pc.field("attribute_name") == AREA), ("location_id",), "areas")
         of = "variable_name LIKE '{}%'"
         _put(connection, "flow", of.format("streamflow"), FLOWS)
         _put(connection, "rain", of.format("rainfall"), RAINS)
         _put(connection, "area", f"attribute_name = '{AREA}'", SIZES)
+        for name in ("flow", "rain"):
+            key = ("location_id", "configuration_name", "value_time")
+            check_once(connection.table(f"{name}s").to_arrow_table(), key, name)
         several = "SELECT DISTINCT configuration_name FROM rains ORDER BY 1"
         names = [str(name) for (name,) in connection.sql(several).fetchall()]
         if len(names) > 1:
@@ -112,6 +118,6 @@ def _put(
             raise InvalidInput(f"{name} in {unit}: expected {', '.join(units)}; convert it")
     cases = " ".join(f"WHEN '{unit}' THEN {factor!r}" for unit, factor in units.items())
     connection.execute(
-        f"CREATE TEMP TABLE {name}s AS SELECT *, value::DOUBLE * CASE unit_name {cases} END"
-        f" AS {name} {chosen}"
+        f"CREATE TEMP TABLE {name}s AS SELECT *,"
+        f" try_cast(value AS DOUBLE) * CASE unit_name {cases} END AS {name} {chosen}"
     )

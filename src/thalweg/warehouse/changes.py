@@ -12,12 +12,12 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 from pyiceberg.table import FileScanTask, Table
 from pyiceberg.table.update import AssertRefSnapshotId, SetPropertiesUpdate
 
 from thalweg import record
-from thalweg.errors import NotFound
+from thalweg.errors import NotFound, nearest
 from thalweg.settings import Settings
 from thalweg.warehouse import files
 from thalweg.warehouse.access import definition, reachable, table
@@ -49,9 +49,11 @@ def changes(
     Raises
     ------
     NotFound
-        Upkeep has ended one of the snapshots.
+        An unknown table or column, or upkeep has ended one of the snapshots.
     """
     declared, found = definition(name), table(name, settings)
+    if by not in declared.columns:
+        raise NotFound(f"unknown column {by!r} of {name}{nearest(by, declared.columns)}")
     parts: dict[str, dict[str, list[FileScanTask]]] = defaultdict(lambda: {"was": [], "is": []})
     with reachable(found.catalog.name):
         before, after = (_files(found, each) for each in (since, until))
@@ -96,22 +98,31 @@ def mark(
     name: str,
     key: str,
     value: dict[str, Any],
+    since: int | None,
     snapshot: int | None,
     settings: Settings | None = None,
 ) -> bool:
-    """Leave a note on a table, if it is still as it was at this snapshot; whether it is.
+    """Leave a note on a table, if nobody else wrote to it since a snapshot; whether that is so.
 
     A rerun leaves none.
+
+    Parameters
+    ----------
+    since, snapshot
+        The state of the table before, and after, the one commit of who leaves the note, if any.
     """
     if record.pinned():
         return True
     found = table(name, settings)
+    ours = found.snapshot_by_id(snapshot) if snapshot else None
+    if since not in (snapshot, ours.parent_snapshot_id if ours else None):
+        return False
     update = SetPropertiesUpdate(updates={key: json.dumps(value, sort_keys=True)})
     unchanged = AssertRefSnapshotId.model_validate({"ref": "main", "snapshot-id": snapshot})
     try:
         with reachable(found.catalog.name), found.transaction() as transaction:
             transaction._apply((update,), (unchanged,))
-    except CommitFailedException:
+    except (CommitFailedException, CommitStateUnknownException):
         return False
     return True
 
@@ -131,7 +142,7 @@ def _different(
     found: Table, declared: TableDefinition, by: str, tasks: dict[str, list[FileScanTask]]
 ) -> pa.Table:
     """The parts whose rows are others, in whatever order; no sum of hashes is the same for two."""
-    parts = [by]
+    parts = [f'"{by}"']
     if declared.month_of:
         number = f"(year({declared.month_of}) - 1970) * 12 + month({declared.month_of}) - 1"
         parts.append(f"({number})::SMALLINT AS month")

@@ -338,8 +338,10 @@ def _column(
             raise InvalidInput(f"{name} needs column {column!r}: {declared.columns[column].doc}")
         return pa.nulls(rows.num_rows, field.type)
     values = rows[column]
-    if _is_once_each(values):
+    if pa.types.is_string(field.type) and _is_once_each(values):
         return values
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
     zoned = pa.types.is_null(values.type) or getattr(values.type, "tz", None) is not None
     if pa.types.is_timestamp(field.type) and not zoned:
         raise InvalidInput(

@@ -297,6 +297,7 @@ TABLES = {
             "primary_location_id",
             "configuration_name",
             "variable_name",
+            "unit_name",
             "lead_time_bin",
             "metric_name",
         ),
@@ -313,6 +314,9 @@ TABLES = {
             "unit_name": Column(TEXT, "unit of the compared values"),
             "lead_time_bin": Column(
                 COUNT, "lower edge of the bin of lead times, hours; null: no lead time", True
+            ),
+            "primary_configuration_name": Column(
+                TEXT, "the observations they are compared with", True
             ),
             "count": Column(COUNT, "number of compared pairs"),
             **{
