@@ -19,7 +19,7 @@ import dagster as dg
 
 from thalweg import settings as settings_module
 from thalweg.errors import InvalidInput, NotFound
-from thalweg.pipelines import due, history, specification
+from thalweg.pipelines import due, history, notify, specification
 from thalweg.pipelines import run as runner
 from thalweg.pipelines.history import Run
 from thalweg.pipelines.partitions import FORMATS, Partitions
@@ -59,6 +59,8 @@ def definitions(settings: Settings) -> dg.Definitions:
     if set(FIRST_LIGHT) <= set(pipelines):
         jobs["first_light"] = _job("first_light", FIRST_LIGHT, pipelines)
         sensors.append(_first_light_sensor(jobs["first_light"], settings))
+    if any("late" in each.on for pipeline in pipelines.values() for each in pipeline.notify):
+        sensors.append(_late_sensor(settings))
     return dg.Definitions(
         assets=[
             *(_asset(pipeline, pipelines, settings) for pipeline in pipelines.values()),
@@ -279,6 +281,21 @@ def _first_light_sensor(job: Any, settings: Settings) -> dg.SensorDefinition:
         return dg.RunRequest(run_key="first light")
 
     return ask
+
+
+def _late_sensor(settings: Settings) -> dg.SensorDefinition:
+    @dg.sensor(
+        name="tell_who_is_late",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=600,
+        description="Tells, once each time, of pipelines that are late against their promise.",
+    )
+    def tell(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        late = notify.tell_late((context.cursor or "").split(), settings)
+        context.update_cursor(" ".join(late))
+        return dg.SkipReason(f"late: {', '.join(late)}" if late else "nothing is late")
+
+    return tell
 
 
 def _leave(context: dg.AssetExecutionContext) -> NoReturn:

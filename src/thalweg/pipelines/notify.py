@@ -54,7 +54,10 @@ class Late:
 
 
 def late(settings: Settings | None = None) -> list[Late]:
-    """The pipelines that are late against their `freshness`, by name."""
+    """The pipelines that are late against their `freshness`, by name.
+
+    Where schedules are off, one that never had a success is not late: nothing was to run it.
+    """
     settings = settings or load()
     promises = {p.name: p.promise for p in specification.all(settings).values() if p.promise}
     newest = (
@@ -68,7 +71,7 @@ def late(settings: Settings | None = None) -> list[Late]:
     return [
         Late(name, last.get(name), promise)
         for name, promise in sorted(promises.items())
-        if name not in last or now - last[name] > promise
+        if (now - last[name] > promise if name in last else settings.schedules)
     ]
 
 
