@@ -23,6 +23,7 @@ import httpx
 import tenacity
 
 from thalweg.errors import InvalidInput, NotFound, Unavailable
+from thalweg.private import without_secrets
 
 __all__ = ["Answer", "Client", "Progress"]
 
@@ -127,11 +128,13 @@ class Client:
         try:
             request = self._http.build_request("GET", url, params=params)
         except httpx.InvalidURL as error:
-            raise InvalidInput(f"cannot ask for {url}: {error}") from None
+            raise InvalidInput(f"cannot ask for {without_secrets(url)}: {error}") from None
         if request.url.userinfo:
             raise InvalidInput(f"a password is no part of a URL ({request.url.host}): use `keys`")
         if part and not (part[0] >= 0 and (part[1] is None or part[0] < part[1])):
-            raise InvalidInput(f"{url}: bytes {part[0]} to {part[1]} are no part of a file")
+            raise InvalidInput(
+                f"{without_secrets(url)}: bytes {part[0]} to {part[1]} are no part of a file"
+            )
         return self._patiently(_Download(request, part, kind, progress))
 
     def post(self, url: str, content: Mapping[str, object]) -> None:
@@ -142,7 +145,7 @@ class Client:
         try:
             request = self._http.build_request("POST", url, json=content)
         except httpx.InvalidURL as error:
-            raise InvalidInput(f"cannot send to {url}: {error}") from None
+            raise InvalidInput(f"cannot send to {without_secrets(url)}: {error}") from None
         self._patiently(_Message(request))
 
     def _patiently(self, task: _Download | _Message) -> Answer:
@@ -156,11 +159,11 @@ class Client:
         try:
             return retrying(task.attempt, self._http)
         except httpx.UnsupportedProtocol as error:
-            raise InvalidInput(f"cannot ask for {task.url}: {error}") from None
+            raise InvalidInput(f"cannot ask for {without_secrets(task.url)}: {error}") from None
         except (_Busy, httpx.RequestError) as error:
+            why = f"{str(error) or type(error).__name__} after {task.attempts} attempts"
             raise Unavailable(
-                f"{task.url} is not to be had ({str(error) or type(error).__name__} after "
-                f"{task.attempts} attempts); try later"
+                f"{without_secrets(task.url)} is not to be had ({why}); try later"
             ) from error
 
     def _sign(self, request: httpx.Request) -> None:
@@ -211,7 +214,7 @@ class _Message:
     def attempt(self, client: httpx.Client) -> Answer:
         self.attempts += 1
         response = client.send(self.request)
-        _check_status(self.url, response)
+        _check_status(without_secrets(self.url), response)
         return Answer(self.url, dict(response.headers), response.content)
 
 
@@ -273,7 +276,7 @@ class _Download:
         if response.status_code == 416 and self.came:
             self._forget()
             raise _Busy("the file has changed on its way")
-        said = _check_status(self.url, response)
+        said = _check_status(without_secrets(self.url), response)
         type = response.headers.get("content-type", "none")
         if self.kind and self.kind not in type:
             raise _Busy(f"{said} with content of type {type}, expected {self.kind}")

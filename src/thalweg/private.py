@@ -1,4 +1,4 @@
-"""Folders, files and sockets that only the account that runs Thalweg can open."""
+"""What is for one account alone: its folders, files and sockets, and keys in an address."""
 
 from __future__ import annotations
 
@@ -6,13 +6,32 @@ import contextlib
 import hashlib
 import itertools
 import os
+import re
 import tempfile
 from pathlib import Path
 
 from thalweg.errors import Unavailable
 from thalweg.settings import Settings
 
-__all__ = ["folder", "instance", "private_file", "socket_path"]
+__all__ = ["folder", "instance", "private_file", "socket_path", "without_secrets"]
+
+#: Begin of a pair in a query that lets in whoever has it.
+SECRET = re.compile(
+    r"(x-(amz|goog)-[^=]*|[^=]*(key|token|jwt|secret|sig|signature|password|passwd|pwd|auth|appid"
+    r"|credentials?))=",
+    re.I,
+)
+
+
+def without_secrets(url: str) -> str:
+    """An address as it may be kept and told: without the keys and signatures of its query.
+
+    >>> without_secrets("https://example.org/f.csv?site=1&X-Amz-Signature=0a1b")
+    'https://example.org/f.csv?site=1'
+    """
+    address, _, query = url.partition("?")
+    kept = "&".join(pair for pair in query.split("&") if not SECRET.match(pair))
+    return f"{address}?{kept}" if kept else address
 
 
 def folder(settings: Settings, *parts: str) -> Path:

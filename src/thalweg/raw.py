@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from thalweg import database, record, storage
 from thalweg.database import RawFileRow
 from thalweg.errors import InvalidInput, NotFound, Unavailable
+from thalweg.private import without_secrets
 from thalweg.settings import Settings, load
 
 __all__ = ["Progress", "RawFile", "Verified", "find", "get", "land", "period", "read", "verify"]
@@ -29,12 +30,6 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 STREAMS = 8
 BLOCK = 8 * 2**20
 PASSWORD = re.compile(r"(https?://[^/?#]*|://[^/?#]*:[^/?#]*)@", re.I)
-#: Begin of a pair in a query that lets in whoever has it.
-SECRET = re.compile(
-    r"(x-(amz|goog)-[^=]*|[^=]*(key|token|jwt|secret|sig|signature|password|passwd|pwd|auth|appid"
-    r"|credentials?))=",
-    re.I,
-)
 #: Called with how many are done, and of how many.
 Progress = Callable[[int, int], None]
 
@@ -93,7 +88,7 @@ def land(
         or no bytes at all.
     """
     settings = settings or load()
-    url = _without_secrets(url)
+    url = _address(url)
     _check(source, dataset, extension, content, valid_from, valid_to)
     sha256 = hashlib.sha256(content).hexdigest()
     if record.pinned():
@@ -295,15 +290,13 @@ def _file(row: RawFileRow) -> RawFile:
     return RawFile(**{f.name: getattr(row, f.name) for f in fields(RawFile)})
 
 
-def _without_secrets(url: str) -> str:
+def _address(url: str) -> str:
     if PASSWORD.search(url):
         raise InvalidInput(
             "an address with a user or password in it is not kept, nothing landed: let the client "
             "find them in the environment or in a file of its own"
         )
-    address, _, query = url.partition("?")
-    kept = "&".join(pair for pair in query.split("&") if not SECRET.match(pair))
-    return f"{address}?{kept}" if kept else address
+    return without_secrets(url)
 
 
 def _check(

@@ -183,6 +183,10 @@ def test_what_asking_again_cannot_help_is_said_at_once(server: Server, client: h
         with pytest.raises(error, match=str(status)):
             client.get(server.url)
         assert len(server.asked) == 1
+    server.acts = [says(403)]
+    with pytest.raises(InvalidInput, match=r"\?site=1 is refused") as refused:
+        client.get(f"{server.url}?site=1&X-Amz-Signature={KEY}")
+    assert KEY not in str(refused.value)
     for url in ("ftp://127.0.0.1/x", "file.bin", "http://127.0.0.1:port/"):
         with pytest.raises(InvalidInput, match="cannot ask for"):
             client.get(url)
