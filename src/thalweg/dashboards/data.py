@@ -35,7 +35,8 @@ def skill() -> pd.DataFrame:
 @lru_cache(maxsize=2)
 def _skill(*_snapshots: int | None) -> pd.DataFrame:
     long = _rows("metrics")
-    long = long[long["metric_name"].isin(METRICS)].fillna({"lead_time_bin": ALL_LEAD_TIMES})
+    long = long[long["metric_name"].isin(METRICS) & (long["count"] > 0)]  # 0: it is no more
+    long = long.fillna({"lead_time_bin": ALL_LEAD_TIMES})
     if long.empty:
         return long
     long = long.astype({"lead_time_bin": int})

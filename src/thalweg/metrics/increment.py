@@ -212,7 +212,8 @@ def _put_together(found: Sequence[pa.Table], kept: Named, todo: _Todo) -> tuple[
             connection.register(name, table)
         # No row is ever taken away: one that holds no pair any more says so.
         gone = connection.sql(
-            f"SELECT {key}, 0::BIGINT AS count FROM old WHERE count > 0 AND ({made})"  # noqa: S608
+            f"SELECT {key}, 0::BIGINT AS count"  # noqa: S608
+            f" FROM old SEMI JOIN places USING ({PLACE}) WHERE count > 0 AND ({made})"
             f" AND NOT EXISTS (FROM new WHERE {_same(KEYS, 'lead_time_bin', 'month')})"
         ).to_arrow_table()
         stays = f"FROM old SEMI JOIN places USING ({PLACE}) WHERE NOT ({made})"
