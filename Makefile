@@ -25,8 +25,8 @@ down: env ## Stop the hub; data is kept
 
 .PHONY: test
 test: env ## Run all tests: units, real servers, a real browser
-	@$(BIN)/python -m pytest -m e2e --durations=10
-	@$(BIN)/python -m pytest -m "not e2e" -n 2 --dist loadfile --durations=30
+	@$(BIN)/python -m pytest tests/e2e --durations=10
+	@$(BIN)/python -m pytest --ignore=tests/e2e -n 2 --dist loadfile --durations=30
 
 .PHONY: test-fast
 test-fast: env ## Run the tests that do not start the whole hub
