@@ -241,7 +241,7 @@ c.UnsafeLocalBackend.clusters_directory = "{folder}/clusters"
 c.ClusterConfig.scheduler_cmd = [*dask, "scheduler", "--preload", "thalweg.compute.guard"]
 c.ClusterConfig.worker_cmd = [*dask, "worker"]
 c.ClusterConfig.worker_cores = 1
-c.ClusterConfig.worker_memory = "500 M"
+c.ClusterConfig.worker_memory = "1 G"
 c.ClusterConfig.environment = {environment}
 """
 

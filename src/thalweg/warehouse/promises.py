@@ -14,7 +14,6 @@ import polars as pl
 import pyarrow as pa
 
 from thalweg import sources
-from thalweg.codes import once_each
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.sources import Contract
 from thalweg.warehouse.access import definition
@@ -87,7 +86,7 @@ def check_rows(source: str, name: str, rows: pa.Table) -> tuple[pa.Table, pa.Tab
     contract = of(source)
     names = [CONFIGURATION[name]] if name in CONFIGURATION else COLUMNS
     if contract and contract.tables and {*names} <= {*rows.column_names}:
-        few = once_each(rows.select(names)).group_by(names).aggregate([])
+        few = rows.select(names).unify_dictionaries().group_by(names).aggregate([])
         if not _keeps(source, contract, name, tuple(zip(*few.to_pydict().values(), strict=True))):
             found = [*_clauses(source, contract, name)]
             good, bad = apart(Batch(name, conform(name, rows), None), found)
