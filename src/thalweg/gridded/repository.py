@@ -13,6 +13,7 @@ import random
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -208,8 +209,7 @@ def write(
             message = f"{added} fields added, {changed} changed; raw files {', '.join(brought)}"
             snapshot = session.commit(message, metadata)
         except icechunk.ConflictError:
-            # Others write too: wait a little longer each time, never in step with them.
-            time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))  # noqa: S311
+            _wait(attempt)
             continue
         except icechunk.IcechunkError as error:
             raise _unavailable(name, error) from error
@@ -235,14 +235,23 @@ def _repository(name: str, settings: Settings, *, create: bool = False) -> icech
         raise NotFound(f"no repository of fields {name!r} at {settings.gridded_uri}{hint}")
     place = _storage(f"{settings.gridded_uri}/{name}")
     try:
-        if not create:
-            return icechunk.Repository.open(place)
-        try:
-            return icechunk.Repository.open_or_create(place)
-        except icechunk.IcechunkError:  # another writer made it first
-            return icechunk.Repository.open(place)
+        return _made(place) if create else icechunk.Repository.open(place)
     except icechunk.IcechunkError as error:
         raise _unavailable(name, error) from error
+
+
+def _made(place: icechunk.Storage) -> icechunk.Repository:
+    """The repository, new if need be; what another writer has made in part is waited for."""
+    for attempt in range(8):
+        with suppress(icechunk.IcechunkError):
+            return icechunk.Repository.open_or_create(place)
+        _wait(attempt)
+    return icechunk.Repository.open(place)
+
+
+def _wait(attempt: int) -> None:
+    """Wait for other writers, a little longer each time, never in step with them."""
+    time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))  # noqa: S311
 
 
 def _storage(uri: str) -> icechunk.Storage:
