@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,10 @@ def is_text(type: pa.DataType) -> bool:
 
 def once_each(rows: pa.Table) -> pa.Table:
     """The rows with each text once, and numbers of texts in its place."""
-    for i, field in enumerate(rows.schema):
-        if is_text(field.type):
-            texts = rows[i].cast(pa.string()).dictionary_encode()
-            rows = rows.set_column(i, field.name, texts)
-    return rows.unify_dictionaries()
+    texts = [field.name for field in rows.schema if is_text(field.type)]
+    with ThreadPoolExecutor() as pool:
+        encoded = pool.map(lambda name: rows[name].cast(pa.string()).dictionary_encode(), texts)
+        columns = dict(zip(rows.column_names, rows.columns, strict=True)) | dict(
+            zip(texts, encoded, strict=True)
+        )
+    return pa.table(columns).unify_dictionaries()

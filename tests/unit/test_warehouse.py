@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import (
@@ -33,7 +34,7 @@ from thalweg import database, warehouse
 from thalweg.database import RunUse, new_id
 from thalweg.errors import InvalidInput, NotFound, Unavailable
 from thalweg.settings import Settings, load
-from thalweg.warehouse import merge, versions
+from thalweg.warehouse import files, merge, versions
 from thalweg.warehouse.access import catalog
 from thalweg.warehouse.schema import CHANGES, NAMESPACE, SEEDS, TABLES
 
@@ -453,6 +454,7 @@ def test_tables_are_laid_out_as_declared(location: str) -> None:
     assert str(found.spec().fields[0].transform) == "month"
     assert str(found.schema().find_type("value_time")) == "timestamptz"
     assert not any(t.columns[column].nullable for t in TABLES.values() for column in t.range)
+    assert all(t.month_of is None or t.month_of in t.key for t in TABLES.values())
     assert all(
         references[0] in TABLES for t in TABLES.values() for references in t.references.values()
     )
@@ -467,6 +469,53 @@ def test_rows_read_as_declared(location: str) -> None:
         "primary_timeseries", ["value", "location_id"], f"location_id = '{location}'"
     )
     assert set(part.column_names) == {"value", "location_id"}
+
+
+def test_files_are_as_any_reader_expects_them(location: str) -> None:
+    """Texts are texts, with the ids of the table's columns; only its own are in a file."""
+    august, september = (dt.datetime(2024, month, 1, 23, tzinfo=dt.UTC) for month in (8, 9))
+    here, there = f"{location}-here", f"{location}-there"
+    warehouse.write(
+        "primary_timeseries",
+        pa.concat_tables(
+            [
+                observations(there, [3], september),
+                observations(there, [2, 1], august),
+                observations(here, [5], august),
+            ]
+        ),
+    )
+    found = warehouse.table("primary_timeseries")
+    tasks = found.scan(f"location_id in ('{here}', '{there}')").plan_files()
+    parts = sorted((task.file.partition[0], task.file) for task in tasks)
+    assert [month for month, _ in parts] == [655, 656]
+    for (_, file), places in zip(parts, ([here, there, there], [there]), strict=True):
+        with found.io.new_input(file.file_path).open() as opened:
+            read = pq.ParquetFile(opened)
+            rows, group = read.read(), read.metadata.row_group(0)
+            encoded = pq.ParquetFile(opened, read_dictionary=["location_id"]).read()
+        assert rows["location_id"].to_pylist() == places
+        assert {*encoded["location_id"].chunk(0).dictionary.to_pylist()} == {*places}
+        assert file.record_count == len(places)
+        for field, column in zip(found.schema().fields, rows.schema, strict=True):
+            assert column.metadata[b"PARQUET:field_id"] == str(field.field_id).encode()
+            assert not pa.types.is_dictionary(column.type)
+        where = rows.schema.get_field_index("location_id")
+        assert group.column(where).statistics.min == places[0]
+        assert group.column(where).statistics.max == places[-1]
+        id = found.schema().find_field("location_id").field_id
+        assert file.lower_bounds[id].decode() <= places[0]
+        assert file.null_value_counts[id] == 0
+
+
+def test_months_count_from_1970() -> None:
+    far = dt.datetime(9999, 12, 31, tzinfo=dt.UTC)
+    times = ("1970-01-01T00+00", "1969-12-31T23+00", "1801-03-01T00+00")
+    zoned = [dt.datetime.fromisoformat(time) for time in times]
+    months = files.months(pa.chunked_array([[*zoned, None], [far]], TIME))
+    assert months.tolist() == [0, -1, -2026, 0, 96_359]
+    assert files.months(pa.chunked_array([zoned], TIME)).dtype == np.int16
+    assert files.months(pa.chunked_array([], TIME)).tolist() == []
 
 
 def test_a_catalogue_that_does_not_answer_is_one_clear_line(

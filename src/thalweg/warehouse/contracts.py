@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from thalweg import sources
 from thalweg.codes import key_codes, last_of_each
 from thalweg.settings import Settings
+from thalweg.warehouse import files
 from thalweg.warehouse.access import definition, read
 from thalweg.warehouse.merge import conform
 from thalweg.warehouse.schema import NUMBER, QUANTITIES, TEXT, TIME, Quantity
@@ -193,8 +194,12 @@ class Batch:
     @cached_property
     def doubled(self) -> bool:
         """Whether a raw file gives a key twice."""
-        codes = key_codes(self.rows, (*self.declared.key, "raw_file_id"))
-        return last_of_each(codes).size < codes.size
+
+        def is_doubled(rows: pa.Table) -> bool:
+            codes = key_codes(rows, (*self.declared.key, "raw_file_id"))
+            return last_of_each(codes).size < codes.size
+
+        return any(files.each_month(self.rows, self.declared.month_of, is_doubled))
 
 
 def _clauses(name: str) -> Iterator[Clause]:

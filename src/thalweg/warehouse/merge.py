@@ -104,7 +104,7 @@ def write(
     """
     declared = definition(name)
     unsaid = _unsaid(rows, declared)
-    batch = _last_by_key(_complete(name, conform(name, rows), declared), declared)
+    batch = _last_of_each_key(_complete(name, conform(name, rows), declared), declared)
     _check_references(name, batch, declared, settings)
     if replace == "older":
         replace = "raw_file_id" in declared.columns and "older"
@@ -264,7 +264,7 @@ def _commit(found: Table, merge: _Merge, declared: TableDefinition) -> None:
     span = _span(merge.changed, declared.range)
     within = expression_to_pyarrow(bind(found.schema(), span, case_sensitive=True))
     stays = once_each(declared.plain(merge.stays.filter(within)))
-    rows = _last_by_key(pa.concat_tables([stays, merge.added, merge.changed]), declared)
+    rows = pa.concat_tables([stays, merge.added, merge.changed])
     with files.exchange(found) as update:
         for task in found.scan(span).plan_files():
             whole = files.rows_of(found, [task])
@@ -384,12 +384,17 @@ def _is_once_each(values: pa.ChunkedArray) -> bool:
     return not any(each.null_count or len(each.unique()) < len(each) for each in texts)
 
 
-def _last_by_key(rows: pa.Table, declared: TableDefinition) -> pa.Table:
-    """The last row of each key, in order of the month, if the table has one, and of the key."""
-    order = last_of_each(key_codes(rows, declared.key))
-    if declared.month_of:
-        order = order[np.argsort(files.months(rows[declared.month_of])[order], kind="stable")]
-    return files.take(rows, pa.array(order))
+def _last_of_each_key(rows: pa.Table, declared: TableDefinition) -> pa.Table:
+    """The last row of each key; the rows as they are where no key is there twice."""
+
+    def last(rows: pa.Table) -> pa.Array:
+        return pa.array(last_of_each(key_codes(rows, declared.key)))
+
+    found = files.each_month(rows, declared.month_of, last)
+    if sum(map(len, found)) == rows.num_rows:
+        return rows
+    parts = (part for _, part in files.by_month(rows, declared.month_of))
+    return pa.concat_tables(map(pa.Table.take, parts, found))
 
 
 def _check_references(

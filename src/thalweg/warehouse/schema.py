@@ -80,6 +80,7 @@ class TableDefinition:
     references: dict[str, tuple[str, str]] = field(default_factory=dict)
     # The same, for rows that come from outside: those that are not known go to quarantine.
     belongs: dict[str, tuple[str, str]] = field(default_factory=dict)
+    # The time, one of the key, by whose months files are cut.
     month_of: str | None = None
 
     @property
