@@ -170,6 +170,9 @@ def by_month(
         chosen = sorted(wanted[months[0]] & everywhere)
         count = sum(rows[each] for each in months) * len(chosen) / max(1, len(everywhere))
         pieces = max(1, min(round(count / ROWS), len(chosen)))
+        if pieces == 1 and len(chosen) == len(everywhere):
+            yield span  # without a condition: what the crosswalk lacks is soon left aside
+            continue
         for i in range(pieces):
             mine = chosen[len(chosen) * i // pieces : len(chosen) * (i + 1) // pieces]
             yield of_places(span, mine)
