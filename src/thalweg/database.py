@@ -45,6 +45,7 @@ __all__ = [
     "RunUse",
     "engine",
     "in_parts",
+    "made_at",
     "migrate",
     "new_id",
     "session",
@@ -159,6 +160,11 @@ def new_id() -> str:
     value = (milliseconds << 80) | (0x7 << 76) | random
     value = (value & ~(0x3 << 62)) | (0x2 << 62)
     return str(uuid.UUID(int=value))
+
+
+def made_at(id: str) -> dt.datetime:
+    """When an id of `new_id` was made, UTC."""
+    return dt.datetime.fromtimestamp((uuid.UUID(id).int >> 80) / 1000, dt.UTC)
 
 
 def in_parts(ids: Iterable[str]) -> Iterator[list[str]]:
