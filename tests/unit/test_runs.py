@@ -28,7 +28,7 @@ from thalweg import database, raw, storage, warehouse
 from thalweg.cli import app
 from thalweg.errors import InvalidInput
 from thalweg.hub import object_store
-from thalweg.pipelines import history, notify, report, specification
+from thalweg.pipelines import export, history, notify, report, specification
 from thalweg.pipelines.definitions import definitions
 from thalweg.pipelines.history import Run
 from thalweg.pipelines.run import RunFailed, rerun, retry, run
@@ -138,7 +138,12 @@ def _handed_on(done: Run, home: Settings) -> None:
             ("https://w3id", "http://schema", "https://bio")
         )
     (file,) = [each for each in described["@graph"] if "sha256" in each]
-    assert (file["@id"], file["sha256"]) == ("https://x/gauges", raw.find("test")[0].sha256)
+    landed = raw.find("test")[0]
+    assert (file["contentUrl"], file["sha256"]) == ("https://x/gauges", landed.sha256)
+    other = raw.land("test", "gauges", b"of another day", extension="txt", url="https://x/gauges")
+    uses = [history.Use("read", "raw", "gauges", each.id, None) for each in (landed, other)]
+    graph = export.metadata(replace(done, uses=tuple(uses)), {}, home)["@graph"]
+    assert [each["identifier"] for each in graph if "sha256" in each] == [landed.id, other.id]
     for name in ("notebook.ipynb", "notebook.html", "openlineage.json"):
         assert int(entities[name]["contentSize"]) == sizes[name]
     events = home.home / "run.jsonl"
