@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from thalweg import database, warehouse
-from thalweg.cli import app
+from thalweg.cli import app, pipelines
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.pipelines import backfill, history, specification
 from thalweg.pipelines import run as runner
@@ -82,6 +82,16 @@ def test_a_failed_run(home: Settings) -> None:
     assert json.loads(call("runs", "list", "--state", "failed", "--limit", "1", "--json"))
     assert "[/99999999]" in call("runs", "list", "--pipeline", "tell")  # text, and no markup
     call("runs", "list", "--state", "lost", code=2)
+
+
+def test_fields_are_told_as_tables_are(home: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = history.begin(database.new_id(), "tell", {}, "command", home)
+    uses = [history.Use("wrote", "raw", "fields", "a", None)]
+    pipelines._print_written(replace(begun, uses=tuple(uses)))
+    assert capsys.readouterr().out == "nothing has changed in the warehouse\n"
+    uses.append(history.Use("wrote", "gridded", "ifs", "XK31", 1200))
+    pipelines._print_written(replace(begun, uses=tuple(uses)))
+    assert capsys.readouterr().out.split()[-3:] == ["ifs", "1,200", "XK31"]
 
 
 def test_wrong_arguments_are_one_line(home: Settings) -> None:

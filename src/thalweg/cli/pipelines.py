@@ -11,6 +11,7 @@ from thalweg.cli.common import (
     DataDir,
     Json,
     bars,
+    counted,
     local_settings,
     pairs,
     print_json,
@@ -284,13 +285,9 @@ def _print_backfilled(done: Backfilled, partitions: str) -> None:
 
 
 def _print_written(run: Run) -> None:
-    written = [u for u in run.uses if (u.direction, u.kind) == ("wrote", "table")]
-    rows = [[u.name, _count(u.rows), u.version] for u in written]
+    written = [u for u in run.uses if u.direction == "wrote" and u.kind != "raw"]
+    rows = [[u.name, counted(u.rows), u.version] for u in written]
     if rows:
         print_table(["wrote", "rows", "snapshot"], rows)
     else:
         typer.echo("nothing has changed in the warehouse")
-
-
-def _count(rows: int | None) -> str:
-    return "" if rows is None else f"{rows:,}"
