@@ -109,6 +109,19 @@ def test_the_pipelines_stand_in_order_of_flow() -> None:
     assert [name for name in names if name in flow] == flow
 
 
+def test_partitions_of_examples_are_there() -> None:
+    """Of all that help and documents give: `thalweg backfill ingest_usgs 2024-…..2024-…`."""
+    pages = [*(HOME / "docs" / "howto").glob("*.md"), *(HOME / "src/thalweg/cli").glob("*.py")]
+    text = "\n".join(page.read_text() for page in pages)
+    pattern = (
+        r"thalweg (?:run|backfill) ([a-z_]+) (?:--partition )?(20[\w:-]+)(?:\.\.(20[\w:-]+)?)?"
+    )
+    examples = re.findall(pattern, text)
+    assert len(examples) == 5
+    for name, first, last in examples:
+        assert specification.load(HOME / "pipelines" / name).partition_keys(first, last or None)
+
+
 def test_the_sample_becomes_skill_and_a_second_time_changes_nothing(home: Settings) -> None:
     assert written(run("evaluate", settings=home)) == {}  # of nothing yet, as on a new hub
     run("load_sample", settings=home)

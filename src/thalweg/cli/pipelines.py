@@ -44,7 +44,7 @@ def run(
         typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Give it as often as needed."),
     ] = None,
     partition: Annotated[
-        str | None, typer.Option(help="Which partition, such as 2024-09-26.", show_default=False)
+        str | None, typer.Option(help="Which partition, such as 2024-09-26T13.", show_default=False)
     ] = None,
     json: Json = False,
     data_dir: DataDir = None,
@@ -59,7 +59,7 @@ def run(
 
         thalweg run ingest_usgs -p sites=03171000 -p start=now-7d -p end=now
 
-        thalweg run ingest_usgs --partition 2024-09-26
+        thalweg run ingest_usgs --partition 2024-09-26T13
     """
     from thalweg.pipelines import run as runner
 
@@ -104,9 +104,9 @@ def backfill(
 
     Examples:
 
-        thalweg backfill ingest_usgs 2024-09-25..2024-09-28
+        thalweg backfill ingest_usgs 2024-09-25T00..2024-09-28T23
 
-        thalweg backfill ingest_usgs 2024-09-25.. --again
+        thalweg backfill ingest_usgs 2024-09-25T00.. --again
     """
     from thalweg.pipelines import backfill as backfilling
 

@@ -1,7 +1,7 @@
 """Run many partitions of a pipeline: those that have not succeeded yet, a few at a time.
 
 >>> from thalweg.pipelines import backfill
->>> backfill.backfill("ingest_usgs", "2024-09-25", "2024-09-28")  # doctest: +SKIP
+>>> backfill.backfill("ingest_usgs", "2024-09-25T00", "2024-09-28T23")  # doctest: +SKIP
 
 Whoever stops it loses nothing: the next one goes on where this one was.
 """
