@@ -1,13 +1,11 @@
 """Reports: what `publish_reports` has published, the newest shown, the others linked."""
 
-import datetime as dt
 from collections.abc import Iterable
 from typing import Any
-from uuid import UUID
 
 import panel as pn
 
-from thalweg import dashboards
+from thalweg import dashboards, database
 from thalweg.errors import NotFound
 
 SHOWN = 60
@@ -29,9 +27,8 @@ def rows() -> Iterable[Any]:
 
 
 def made(key: str) -> str:
-    """When a report was made: its id begins with the milliseconds since 1970."""
-    milliseconds = UUID(key.rpartition("/")[2]).int >> 80
-    return f"{dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC):%Y-%m-%d %H:%M}"
+    """When a report was made."""
+    return f"{database.made_at(key.rpartition('/')[2]):%Y-%m-%d %H:%M}"
 
 
 pn.extension()

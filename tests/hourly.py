@@ -10,13 +10,15 @@ import pyarrow as pa
 START = dt.datetime(2024, 9, 26, tzinfo=dt.UTC)
 
 
-def series(values: list[Any], location: str, **columns: Any) -> pa.Table:
+def series(
+    values: list[Any], location: str, start: dt.datetime = START, **columns: Any
+) -> pa.Table:
     """Hourly values of one location; a column given by name replaces the one made here."""
     count = len(values)
     made = {
         "reference_time": pa.nulls(count, pa.timestamp("us", "UTC")),
         "value_time": pa.array(
-            [START + dt.timedelta(hours=i) for i in range(count)], pa.timestamp("us", "UTC")
+            [start + dt.timedelta(hours=i) for i in range(count)], pa.timestamp("us", "UTC")
         ),
         "value": pa.array(values, pa.float64()),
         "unit_name": pa.array(["m^3/s"] * count, pa.string()),

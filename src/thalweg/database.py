@@ -31,10 +31,10 @@ from sqlalchemy import (
     event,
     text,
 )
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from thalweg.errors import Unavailable
+from thalweg.errors import InvalidInput, Unavailable
 from thalweg.private import folder
 from thalweg.settings import Settings, load
 
@@ -45,6 +45,7 @@ __all__ = [
     "RunUse",
     "engine",
     "in_parts",
+    "made_at",
     "migrate",
     "new_id",
     "session",
@@ -161,6 +162,11 @@ def new_id() -> str:
     return str(uuid.UUID(int=value))
 
 
+def made_at(id: str) -> dt.datetime:
+    """When an id of `new_id` was made, UTC."""
+    return dt.datetime.fromtimestamp((uuid.UUID(id).int >> 80) / 1000, dt.UTC)
+
+
 def in_parts(ids: Iterable[str]) -> Iterator[list[str]]:
     """The ids in parts that one query can name."""
     all_ids = list(ids)
@@ -186,8 +192,14 @@ def session(settings: Settings | None = None) -> Iterator[Session]:
 
 @lru_cache(maxsize=8)
 def engine(url: str) -> Engine:
-    """The engine of this URL."""
-    made = create_engine(url, pool_pre_ping=True)
+    """The engine of this URL; InvalidInput if it is none, or of a database that is not known."""
+    try:
+        made = create_engine(url, pool_pre_ping=True)
+    except (ArgumentError, ValueError, ImportError):  # it may hold a password
+        raise InvalidInput(
+            "setting 'database_url': expected a URL of SQLAlchemy, such as "
+            "postgresql+psycopg://USER:PASSWORD@HOST/NAME, or none for SQLite in the data folder"
+        ) from None
     if made.dialect.name == "sqlite":
         event.listen(made, "connect", _sqlite_pragmas)
     return made

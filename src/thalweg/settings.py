@@ -7,6 +7,7 @@ in capitals) < command-line flag. Nothing reads the environment at import: call 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -21,6 +22,7 @@ __all__ = ["Settings", "describe", "load"]
 #: Names after THALWEG_ that a run or the hub sets for its children; they are no settings.
 NOT_SETTINGS = frozenset({"dask_token_file", "instance", "part", "pinned", "run_id"})
 
+SMTP = re.compile(r"smtps?://([^\s/@]+@)?([\w.-]+|\[[\da-f:]+\])(:\d{1,5})?/?")
 CHOICES = {"launcher": ("local", "kubernetes"), "compute": ("local", "dask", "ray")}
 
 
@@ -116,6 +118,11 @@ def load(environ: Mapping[str, str] | None = None, **flags: Any) -> Settings:
         if name in values and values[name] not in choices:
             hint = nearest(values[name], choices)
             raise InvalidInput(f"setting {name!r}: unknown value {values[name]!r}{hint}")
+    if (smtp := values.get("smtp_url")) and not SMTP.fullmatch(smtp):  # it may hold a password
+        raise InvalidInput(
+            "setting 'smtp_url': expected smtp://HOST:PORT or smtps://USER:PASSWORD@HOST:PORT, "
+            "with spaces, / and @ of user and password as %20, %2F and %40"
+        )
     if not 0 < values.get("port", Settings.port) < 65536:
         raise InvalidInput(f"setting 'port': expected 1 to 65535, got {values['port']}")
     return Settings(**values)

@@ -81,7 +81,10 @@ def test_a_report_says_what_the_warehouse_says_and_asks_nothing_of_others(sample
 
 
 def test_a_page_of_the_store_cannot_reach_the_hub(
-    home: Settings, serve: Callable[[], str], browser: Browser
+    home: Settings,
+    serve: Callable[[], str],
+    browser: Browser,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever a notebook or report holds: its scripts run, but in an origin of their own."""
     script = "<p id=p></p><script>p.innerText = self.origin; fetch('/').catch(() => p.id = 'q')"
@@ -89,6 +92,10 @@ def test_a_page_of_the_store_cannot_reach_the_hub(
     second = dashboards.publish("<h1>Second report</h1>")
     kept = [f"{home.runs_uri}/reports/{key}.html" for key in dashboards.published()]
     assert kept == [second, first]
+    with monkeypatch.context() as rerun:
+        rerun.setenv("THALWEG_PINNED", dashboards.published()[1].rpartition("/")[2])
+        assert dashboards.publish("<h1>First report again</h1>") == first
+    assert len(dashboards.published()) == 2
     address = serve()
     assert httpx.get(f"{address}/report/2026-03-16/{MISSING}").status_code == 404
     assert httpx.get(f"{address}/report/../../raw/x").status_code == 404

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 from on_disk import edited
-from pi_xml import as_series, document, members
+from pi_xml import HEADER, as_series, document, members, one_series
 from replay import lay_out_ifs, replay
 
 from thalweg import dashboards, database, gridded, ingest, metrics, storage, warehouse
 from thalweg.pipelines import specification
 from thalweg.pipelines.history import Run
-from thalweg.pipelines.run import run
+from thalweg.pipelines.run import RunFailed, run
 from thalweg.settings import Settings, load
 from thalweg.sources import sample
 
@@ -29,6 +29,7 @@ HOME = Path(__file__).resolve().parents[2]
 NAMES = sorted(folder.parent.name for folder in (HOME / "pipelines").glob("*/pipeline.yaml"))
 NOAA = "noaa-nwm-pds"
 DAY = "2021-08-23"
+EVENT = '<event date="2024-04-01" time="12:00:00" value="1.5" flag="0"/>'
 
 
 def at_noon(file: h5py.File) -> None:
@@ -108,7 +109,21 @@ def test_the_pipelines_stand_in_order_of_flow() -> None:
     assert [name for name in names if name in flow] == flow
 
 
+def test_partitions_of_examples_are_there() -> None:
+    """Of all that help and documents give: `thalweg backfill ingest_usgs 2024-…..2024-…`."""
+    pages = [*(HOME / "docs" / "howto").glob("*.md"), *(HOME / "src/thalweg/cli").glob("*.py")]
+    text = "\n".join(page.read_text() for page in pages)
+    pattern = (
+        r"thalweg (?:run|backfill) ([a-z_]+) (?:--partition )?(20[\w:-]+)(?:\.\.(20[\w:-]+)?)?"
+    )
+    examples = re.findall(pattern, text)
+    assert len(examples) == 5
+    for name, first, last in examples:
+        assert specification.load(HOME / "pipelines" / name).partition_keys(first, last or None)
+
+
 def test_the_sample_becomes_skill_and_a_second_time_changes_nothing(home: Settings) -> None:
+    assert written(run("evaluate", settings=home)) == {}  # of nothing yet, as on a new hub
     run("load_sample", settings=home)
     first = run("evaluate", settings=home)
     read = {use.name for use in first.uses if use.direction == "read"}
@@ -200,6 +215,10 @@ def test_ensembles_come_as_a_hydrologic_service_exports_them(
     rows = pq.read_table(folder / "secondary_timeseries.parquet")
     bucket = s3fs.S3FileSystem()
     bucket.makedirs("forecasts", exist_ok=True)
+    elsewhere = one_series(EVENT, header=HEADER.replace("SCBC1", "ELSE1"))
+    bucket.pipe_file("forecasts/elsewhere.xml", document(elsewhere).encode())
+    with pytest.raises(RunFailed, match="NotFound: no row could be taken; why: `thalweg quarantin"):
+        run("ingest_ensembles", {"uris": "s3://forecasts/elsewhere.xml"}, settings=home)
     for place in sorted(set(rows["location_id"].to_pylist())):
         chosen = rows.filter(np.equal(rows["location_id"].to_numpy(), place))
         content = document(*(as_series(member) for member in members(chosen)))

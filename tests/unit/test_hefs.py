@@ -81,8 +81,9 @@ def test_ensembles_go_the_way_of_all_data(store: Settings, tmp_path: Path, ensem
     assert set(rows["raw_file_id"].to_pylist()) == {f.id for f in files}
     with pytest.raises(NotFound, match="no file is like"):
         hefs.fetch([f"{tmp_path.as_uri()}/*.gz"])
-    with pytest.raises(InvalidInput, match="expected a list of URIs"):
-        hefs.fetch("s3://forecasts/one.xml")
+    for uris in ("s3://forecasts/one.xml", []):
+        with pytest.raises(InvalidInput, match="expected a list of URIs"):
+            hefs.fetch(uris)
 
 
 def test_times_out_of_order_are_put_right_and_those_that_disagree_aside(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hourly
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -21,21 +23,8 @@ START = dt.datetime(2024, 2, 28, 20, tzinfo=dt.UTC)
 TIME = pa.timestamp("us", "UTC")
 KEYS = ["variable_name", "unit_name"]
 Series = tuple[pa.Table, pa.Table, pa.Table]
-
-
-def series(values: list[float], location: str, **columns: Any) -> pa.Table:
-    """Hourly values of one location; a column given by name replaces the one made here."""
-    count = len(values)
-    made = {
-        "reference_time": pa.nulls(count, TIME),
-        "value_time": pa.array([START + dt.timedelta(hours=i) for i in range(count)], TIME),
-        "value": pa.array(values, pa.float64()),
-        "unit_name": pa.array(["m^3/s"] * count, pa.string()),
-        "location_id": pa.array([location] * count, pa.string()),
-        "configuration_name": pa.array(["forecast"] * count, pa.string()),
-        "variable_name": pa.array(["streamflow_hourly_inst"] * count, pa.string()),
-    }
-    return pa.table(made | columns)
+#: Hourly values of one location, over the end of a leap February.
+series = partial(hourly.series, start=START)
 
 
 def links(**places: str) -> pa.Table:

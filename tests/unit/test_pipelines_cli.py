@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,10 @@ import pytest
 from typer.testing import CliRunner
 
 from thalweg import database, warehouse
-from thalweg.cli import app
+from thalweg.cli import app, pipelines
 from thalweg.errors import InvalidInput, NotFound
-from thalweg.pipelines import history, specification
+from thalweg.pipelines import backfill, history, specification
+from thalweg.pipelines import run as runner
 from thalweg.pipelines.run import RunFailed
 from thalweg.settings import Settings
 
@@ -80,6 +82,16 @@ def test_a_failed_run(home: Settings) -> None:
     assert json.loads(call("runs", "list", "--state", "failed", "--limit", "1", "--json"))
     assert "[/99999999]" in call("runs", "list", "--pipeline", "tell")  # text, and no markup
     call("runs", "list", "--state", "lost", code=2)
+
+
+def test_fields_are_told_as_tables_are(home: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = history.begin(database.new_id(), "tell", {}, "command", home)
+    uses = [history.Use("wrote", "raw", "fields", "a", None)]
+    pipelines._print_written(replace(begun, uses=tuple(uses)))
+    assert capsys.readouterr().out == "nothing has changed in the warehouse\n"
+    uses.append(history.Use("wrote", "gridded", "ifs", "XK31", 1200))
+    pipelines._print_written(replace(begun, uses=tuple(uses)))
+    assert capsys.readouterr().out.split()[-3:] == ["ifs", "1,200", "XK31"]
 
 
 def test_wrong_arguments_are_one_line(home: Settings) -> None:
@@ -187,21 +199,42 @@ def test_a_backfill_that_is_interrupted_leaves_nothing_running(
 ) -> None:
     folder = home.home / "pipelines" / "tell"
     more = "partitions: {by: key, keys: [a, b, c]}\n"
-    (folder / "pipeline.yaml").write_text(f"{YAML}{more}concurrency: 2\n")
+    (folder / "pipeline.yaml").write_text(f"{YAML}{more}concurrency: 3\n")
     notebook = json.loads((folder / "notebook.ipynb").read_text())
     notebook["cells"][1]["source"] = f"import time; open({str(tmp_path / 'on')!r}, 'a').write('x')"
     notebook["cells"][1]["source"] += "; time.sleep(60)"
     (folder / "notebook.ipynb").write_text(json.dumps(notebook))
+    theirs = history.begin(  # of another backfill, for which the partition c waits
+        database.new_id(), "tell", {}, "backfill", home, partition="c", overlap="queue"
+    )
     command = [sys.executable, "-m", "thalweg", "backfill", "tell", "a..c"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     while not (tmp_path / "on").exists() or (tmp_path / "on").read_text() != "xx":
         assert process.poll() is None, process.stdout and process.stdout.read()
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert process.returncode != 0
-    states = {run.partition: run.state for run in history.find("tell", limit=2, settings=home)}
-    assert states == {"a": "cancelled", "b": "cancelled"}
+    states = {run.partition: run.state for run in history.find("tell", limit=3, settings=home)}
+    assert states == {"a": "cancelled", "b": "cancelled", "c": "running"}
+    assert history.beat(theirs.id, home) is None, "nobody has asked it to stop"
+
+
+def test_what_a_person_cancels_is_not_tried_again(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = home.home / "pipelines" / "tell"
+    (folder / "pipeline.yaml").write_text(f"{YAML}partitions: {{by: key, keys: [x, y]}}\n")
+    notebook = folder / "notebook.ipynb"
+    notebook.write_text(notebook.read_text().replace("\\ngage", "; import time; time.sleep(60)"))
+    monkeypatch.setattr(runner, "BEAT", 0.5)
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(backfill.backfill, "tell", "x", "x", settings=home)
+        while not (running := history.find("tell", "running", partition="x", settings=home)):
+            time.sleep(0.1)
+        history.cancel(running[0].id, home)
+        assert made.result(60).failed == {"x": f"cancelled by {running[0].user}"}
+    assert len(history.find("tell", partition="x", settings=home)) == 1
 
 
 def test_help_has_examples() -> None:

@@ -7,11 +7,12 @@ import io
 import json
 import re
 import socketserver
+import ssl
 import threading
 import uuid
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from email import message_from_string
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -26,7 +27,8 @@ from typer.testing import CliRunner
 from thalweg import database, raw, storage, warehouse
 from thalweg.cli import app
 from thalweg.errors import InvalidInput
-from thalweg.pipelines import history, notify, report
+from thalweg.hub import object_store
+from thalweg.pipelines import export, history, notify, report, specification
 from thalweg.pipelines.definitions import definitions
 from thalweg.pipelines.history import Run
 from thalweg.pipelines.run import RunFailed, rerun, retry, run
@@ -136,7 +138,12 @@ def _handed_on(done: Run, home: Settings) -> None:
             ("https://w3id", "http://schema", "https://bio")
         )
     (file,) = [each for each in described["@graph"] if "sha256" in each]
-    assert (file["@id"], file["sha256"]) == ("https://x/gauges", raw.find("test")[0].sha256)
+    landed = raw.find("test")[0]
+    assert (file["contentUrl"], file["sha256"]) == ("https://x/gauges", landed.sha256)
+    other = raw.land("test", "gauges", b"of another day", extension="txt", url="https://x/gauges")
+    uses = [history.Use("read", "raw", "gauges", each.id, None) for each in (landed, other)]
+    graph = export.metadata(replace(done, uses=tuple(uses)), {}, home)["@graph"]
+    assert [each["identifier"] for each in graph if "sha256" in each] == [landed.id, other.id]
     for name in ("notebook.ipynb", "notebook.html", "openlineage.json"):
         assert int(entities[name]["contentSize"]) == sizes[name]
     events = home.home / "run.jsonl"
@@ -302,10 +309,11 @@ def test_a_notice_that_fails_is_logged_without_its_secret(
 ) -> None:
     write_pipeline(home.home, "broken", "1", more=NOTIFY)
     begun = history.begin(database.new_id(), "broken", {}, "command", home)
-    monkeypatch.setenv("THE_HOOK", "ftp://127.0.0.1/T0/secret")
-    notify.dead_letter(replace(begun, state="dead", error="why"), home)
-    assert notify.webhooks(home) == {"THE_HOOK": "ftp://127.0.0.1/T0/secret"}
-    assert "THE_HOOK cannot be told about broken" in caplog.text
+    for url in ("ftp://127.0.0.1/T0/secret", "127.0.0.1/T0/secret", "http:/T0/secret"):
+        monkeypatch.setenv("THE_HOOK", url)
+        notify.dead_letter(replace(begun, state="dead", error="why"), home)
+        assert notify.webhooks(home) == {"THE_HOOK": url}
+    assert caplog.text.count("THE_HOOK cannot be told about broken") == 3
     assert "no mail server is known: set THALWEG_SMTP_URL" in caplog.text
     assert "secret" not in caplog.text
     monkeypatch.delenv("THE_HOOK")
@@ -316,6 +324,36 @@ def test_a_notice_that_fails_is_logged_without_its_secret(
     assert not caplog.text
     given_up = history.end(replace(begun, state="dead", error="why"), home)
     assert "is cancelled" in call("runs", "cancel", given_up.id)
+
+
+@pytest.mark.parametrize("kind", ["smtp", "smtps"])
+def test_a_mail_server_that_nobody_vouches_for_gets_no_password(
+    kind: str, home: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its certificate is its own; what it is told ends with the handshake."""
+    for name, content in zip("ck", object_store._self_signed(), strict=True):
+        (tmp_path / name).write_text(content)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "c", tmp_path / "k")
+    heard: list[bytes] = []
+
+    class Impostor(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            if kind == "smtp":
+                self.wfile.write(b"220 here\r\n")
+                self.rfile.readline()
+                self.wfile.write(b"250-here\r\n250-STARTTLS\r\n250 AUTH PLAIN\r\n")
+                self.rfile.readline()
+                self.wfile.write(b"220 go on\r\n")
+            with suppress(ssl.SSLError):
+                heard.append(context.wrap_socket(self.request, server_side=True).recv(100))
+
+    write_pipeline(home.home, "broken", "1", more="notify: [{email: stewards@example.org}]\n")
+    with serving(socketserver.TCPServer(("127.0.0.1", 0), Impostor)) as port:
+        here = replace(home, smtp_url=f"{kind}://ada:secret@localhost:{port}")
+        notify.tell(specification.get("broken", here), "late", "text", here)
+    assert "CERTIFICATE_VERIFY_FAILED" in caplog.text
+    assert not any(heard)
 
 
 def test_help_has_examples() -> None:

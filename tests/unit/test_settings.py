@@ -1,8 +1,11 @@
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from thalweg import settings
+from thalweg import database, settings
+from thalweg.cli import app
 from thalweg.errors import InvalidInput
 
 
@@ -47,12 +50,38 @@ def test_a_port_that_is_none_is_refused(home, port):
         ({"THALWEG_COMPUTE": "dsk"}, "setting 'compute': unknown value 'dsk'; did you mean 'dask'"),
         ({"THALWEG_PROT": "1"}, "unknown setting 'prot' in the environment; did you mean 'port'"),
         ({"THALWEG_PORT": "many"}, "'port' in the environment: expected int, got 'many'"),
+        (
+            {"THALWEG_SMTP_URL": "mail.example.org"},
+            "'smtp_url': expected smtp://HOST:PORT or smtps",
+        ),
+        ({"THALWEG_SMTP_URL": "smtp://ada:1@2@h"}, "/ and @ of user and password as %20, %2F and"),
         ({"THALWEG_SAMPLE": "perhaps"}, "'sample' in the environment: expected bool"),
     ],
 )
 def test_what_is_wrong_is_named(home, environ, message):
     with pytest.raises(InvalidInput, match=message):
         settings.load(environ, home=home)
+
+
+@pytest.mark.parametrize(
+    "url", ["mine", "postgres://ada:secret@h/d", "sqlite://:x:y", "mysql://h/d"]
+)
+def test_a_database_that_is_none_is_told_in_a_line(url):
+    with pytest.raises(InvalidInput, match="setting 'database_url': expected a URL") as caught:
+        database.engine(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_settings_are_shown_without_passwords(home, monkeypatch):
+    monkeypatch.setenv("THALWEG_HOME", str(home))
+    monkeypatch.setenv("THALWEG_SMTP_URL", "smtps://ada:secret@mail.example.org:465")
+    monkeypatch.setenv("THALWEG_DATABASE_URL", "postgresql://ada:se@cret@h/d?sslpassword=secret")
+    monkeypatch.setenv("THALWEG_USGS_URL", "https://example.org/nwis?site=1&api_key=secret")
+    shown = CliRunner().invoke(app, ["settings", "--json"], catch_exceptions=False).stdout
+    values = {each["name"]: each["value"] for each in json.loads(shown)}
+    assert values["smtp_url"] == "smtps://ada:***@mail.example.org:465"
+    assert values["database_url"] == "postgresql://ada:***@h/d"
+    assert values["usgs_url"] == "https://example.org/nwis?site=1"
 
 
 def test_unknown_key_and_damaged_file(home):

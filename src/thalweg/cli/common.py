@@ -21,6 +21,7 @@ __all__ = [
     "Json",
     "bars",
     "coloured",
+    "counted",
     "local_settings",
     "pairs",
     "print_json",
@@ -98,6 +99,11 @@ def coloured(text: str, colour: str) -> Any:
     from rich.text import Text
 
     return Text(text, style=colour)
+
+
+def counted(rows: int | None) -> str:
+    """A number of rows as it is printed; nothing where it is not known."""
+    return "" if rows is None else f"{rows:,}"
 
 
 def print_table(head: list[str], rows: list[list[Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 import time
@@ -24,11 +25,13 @@ from thalweg.cli.common import (
     print_table,
 )
 from thalweg.errors import NotFound, Unavailable, nearest
+from thalweg.private import without_secrets
 from thalweg.settings import Settings
 
 __all__ = ["register"]
 
 console = Console(highlight=False)
+PASSWORD = re.compile(r"(://[^:/?#]*:).*@")
 user = typer.Typer(help="The people of the local hub.", no_args_is_help=True)
 
 
@@ -158,12 +161,10 @@ def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
 def settings(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Print every setting: its value, and what it means."""
     values = settings_module.load(data_dir=data_dir)
-    shown = {name: str(getattr(values, name)) for name, _, _ in settings_module.describe()}
-    for name in ("database_url", "smtp_url"):
-        if shown[name]:
-            from sqlalchemy import make_url
-
-            shown[name] = make_url(shown[name]).render_as_string(hide_password=True)
+    shown = {
+        name: _without_password(str(getattr(values, name)))
+        for name, _, _ in settings_module.describe()
+    }
     described = [
         {"name": name, "value": shown[name], "default": default, "help": text}
         for name, default, text in settings_module.describe()
@@ -303,6 +304,11 @@ def _up_detached(settings: Settings) -> None:
         raise Unavailable(f"the hub did not come up: see {log}")
     finally:
         _forget_password(log)
+
+
+def _without_password(value: str) -> str:
+    """A setting as it may be shown: of an address, without what lets in."""
+    return PASSWORD.sub(r"\1***@", without_secrets(value)) if "://" in value else value
 
 
 def _follow(log: Path, process: subprocess.Popen[bytes]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from thalweg.cli.common import (
     DataDir,
     Json,
     bars,
+    counted,
     local_settings,
     pairs,
     print_json,
@@ -43,7 +44,7 @@ def run(
         typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Give it as often as needed."),
     ] = None,
     partition: Annotated[
-        str | None, typer.Option(help="Which partition, such as 2024-09-26.", show_default=False)
+        str | None, typer.Option(help="Which partition, such as 2024-09-26T13.", show_default=False)
     ] = None,
     json: Json = False,
     data_dir: DataDir = None,
@@ -58,7 +59,7 @@ def run(
 
         thalweg run ingest_usgs -p sites=03171000 -p start=now-7d -p end=now
 
-        thalweg run ingest_usgs --partition 2024-09-26
+        thalweg run ingest_usgs --partition 2024-09-26T13
     """
     from thalweg.pipelines import run as runner
 
@@ -103,9 +104,9 @@ def backfill(
 
     Examples:
 
-        thalweg backfill ingest_usgs 2024-09-25..2024-09-28
+        thalweg backfill ingest_usgs 2024-09-25T00..2024-09-28T23
 
-        thalweg backfill ingest_usgs 2024-09-25.. --again
+        thalweg backfill ingest_usgs 2024-09-25T00.. --again
     """
     from thalweg.pipelines import backfill as backfilling
 
@@ -284,13 +285,9 @@ def _print_backfilled(done: Backfilled, partitions: str) -> None:
 
 
 def _print_written(run: Run) -> None:
-    written = [u for u in run.uses if (u.direction, u.kind) == ("wrote", "table")]
-    rows = [[u.name, _count(u.rows), u.version] for u in written]
+    written = [u for u in run.uses if u.direction == "wrote" and u.kind != "raw"]
+    rows = [[u.name, counted(u.rows), u.version] for u in written]
     if rows:
         print_table(["wrote", "rows", "snapshot"], rows)
     else:
         typer.echo("nothing has changed in the warehouse")
-
-
-def _count(rows: int | None) -> str:
-    return "" if rows is None else f"{rows:,}"

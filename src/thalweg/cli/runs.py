@@ -14,6 +14,7 @@ from thalweg.cli.common import (
     Json,
     bars,
     coloured,
+    counted,
     local_settings,
     print_json,
     print_table,
@@ -104,7 +105,7 @@ def show_run(run_id: Id, json: Json = False, data_dir: DataDir = None) -> None:
     typer.echo(f"{'notebook':12} {found.notebook_uri or 'not saved'}")
     if found.differences is not None:
         typer.echo(f"{'compared':12} {'; '.join(found.differences) or 'bit-identical'}")
-    uses = [[u.direction, u.kind, u.name, u.version, _count(u.rows)] for u in found.uses]
+    uses = [[u.direction, u.kind, u.name, u.version, counted(u.rows)] for u in found.uses]
     print_table(["did", "what", "name", "version", "rows"], uses)
     if found.state in ("failed", "dead", "cancelled"):
         typer.echo(f"Try again: {found.again}")
@@ -310,10 +311,6 @@ def _time(since: str | None) -> dt.datetime | None:
 
 def _seconds(run: Run) -> str:
     return "" if run.duration is None else f"{run.duration:.1f} s"
-
-
-def _count(rows: int | None) -> str:
-    return "" if rows is None else f"{rows:,}"
 
 
 def _short(text: str) -> str:

@@ -78,10 +78,14 @@ def report(skill: pd.DataFrame, metrics: Sequence[str] = ("kge", "relative_bias"
 
 
 def publish(html: str, settings: Settings | None = None) -> str:
-    """Keep a report, once, as `{runs_uri}/reports/{YYYY-MM-DD}/{run id}.html`; gives its URI."""
-    name = record.current_run_id() or database.new_id()
-    uri = _uri(f"{dt.datetime.now(dt.UTC):%Y-%m-%d}/{name}", settings)
-    storage.put_new(uri, html.encode())
+    """Keep a report, once, as `{runs_uri}/reports/{YYYY-MM-DD}/{run id}.html`; gives its URI.
+
+    A rerun keeps none, and gives that of the run that it repeats.
+    """
+    id = record.pinned() or record.current_run_id() or database.new_id()
+    uri = _uri(f"{database.made_at(id):%Y-%m-%d}/{id}", settings)
+    if not record.pinned():
+        storage.put_new(uri, html.encode())
     return uri
 
 

@@ -1,17 +1,17 @@
 """Run many partitions of a pipeline: those that have not succeeded yet, a few at a time.
 
 >>> from thalweg.pipelines import backfill
->>> backfill.backfill("ingest_usgs", "2024-09-25", "2024-09-28")  # doctest: +SKIP
+>>> backfill.backfill("ingest_usgs", "2024-09-25T00", "2024-09-28T23")  # doctest: +SKIP
 
 Whoever stops it loses nothing: the next one goes on where this one was.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from thalweg.pipelines import due, history, specification
@@ -85,12 +85,11 @@ def backfill(
     while result.left:
         batch = result.left[:1] if policy.on_failure == "stop" else list(result.left)
         for attempt in range(1, pipeline.retries.attempts + 2):
-            _round(pipeline, batch, attempt, at_once, result, settings, tell)
-            batch = [key for key in batch if key in result.failed]
-            if not batch or attempt > pipeline.retries.attempts:
+            batch = _round(pipeline, batch, attempt, at_once, result, settings, tell)
+            if not batch:
                 break
             time.sleep(pipeline.retries.wait(attempt))
-        if batch and policy.on_failure == "stop":
+        if result.failed and policy.on_failure == "stop":
             break
     return result
 
@@ -103,16 +102,20 @@ def _round(
     result: Backfilled,
     settings: Settings,
     tell: Callable[[], None],
-) -> None:
-    """Run each of the partitions once."""
+) -> list[str]:
+    """Run each of the partitions once; those to try again, which nobody has cancelled."""
+    stop, again = threading.Event(), list[str]()
 
     def work(key: str) -> None:
         try:
             runner.run(
-                pipeline.name, partition=key, trigger="backfill", attempt=attempt, settings=settings
-            )
+                pipeline.name, partition=key, trigger="backfill", attempt=attempt,
+                settings=settings, stop=stop,
+            )  # fmt: skip
         except runner.RunFailed as failed:
             result.failed[key] = str(failed.run.error)
+            if failed.run.state == "failed":  # and neither cancelled nor a dead letter
+                again.append(key)
         except history.Busy as busy:
             result.busy[key] = str(busy)
         else:
@@ -125,22 +128,13 @@ def _round(
     if at_once == 1:
         for key in keys:  # in this thread, which hears of Ctrl-C and SIGTERM
             work(key)
-        return
-    with ThreadPoolExecutor(at_once) as pool, _stopping(pool, pipeline.name, keys, settings):
-        for future in [pool.submit(work, key) for key in keys]:
-            future.result()
-
-
-@contextmanager
-def _stopping(
-    pool: ThreadPoolExecutor, pipeline: str, keys: list[str], settings: Settings
-) -> Iterator[None]:
-    """When it is interrupted, begin no more, and stop the runs that are going on."""
-    try:
-        yield
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for run in history.find(pipeline, "running", None, settings):
-            if run.trigger == "backfill" and run.partition in keys:
-                history.cancel(run.id, settings)
-        raise
+        return again
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            for future in [pool.submit(work, key) for key in keys]:
+                future.result()
+        except BaseException:  # begin no more, and stop what is going on
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return again

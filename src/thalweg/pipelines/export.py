@@ -181,8 +181,9 @@ def _data(use: Use, file: RawFile | None, settings: Settings) -> dict[str, Any]:
     """A raw file, or a snapshot of a table or of fields."""
     if file:
         return {
-            "@id": file.url if "://" in file.url else f"urn:uuid:{file.id}",
+            "@id": f"urn:uuid:{file.id}",  # an address gives other bytes another day
             "@type": "File",
+            "contentUrl": file.url,
             "name": f"{file.source}/{file.dataset}",
             "contentSize": str(file.size),
             "sha256": file.sha256,

@@ -166,7 +166,7 @@ def begin(
         without partitions: it is left out, waits, or goes on beside it. The database decides, so
         that it holds for all that start runs, on any machine.
     waits
-        Called once, with the other run, when this one has to wait.
+        Called with the other run each second that this one has to wait.
 
     Raises
     ------
@@ -210,7 +210,6 @@ def begin(
             raise Busy(by)
         if waits:
             waits(by)
-            waits = None
         time.sleep(WAIT)
 
 

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import smtplib
+import ssl
 from collections.abc import Collection
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -135,6 +136,8 @@ def _send(to: Notify, subject: str, text: str, settings: Settings) -> None:
         raise InvalidInput(
             f"the environment variable {to.webhook} is not set: set it to the webhook's URL"
         )
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", url):  # an error would tell it
+        raise InvalidInput(f"the environment variable {to.webhook} holds no https://…: mend it")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would tell the URL
     with http.Client(attempts=3, longest_wait=5, timeout=PATIENCE) as client:
         try:
@@ -150,10 +153,15 @@ def _mail(address: str, subject: str, text: str, settings: Settings) -> None:
     message = EmailMessage()
     message["Subject"], message["To"], message["From"] = subject, address, settings.mail_from
     message.set_content(text)
-    kind = smtplib.SMTP_SSL if server.scheme == "smtps" else smtplib.SMTP
-    with kind(server.hostname or "", server.port or 0, timeout=PATIENCE) as connection:
+    host, port = server.hostname or "", server.port or 0
+    trusted = ssl.create_default_context()  # smtplib's own asks for no certificate
+    with (
+        smtplib.SMTP_SSL(host, port, timeout=PATIENCE, context=trusted)
+        if server.scheme == "smtps"
+        else smtplib.SMTP(host, port, timeout=PATIENCE)
+    ) as connection:
         if server.username:
-            if kind is smtplib.SMTP:
-                connection.starttls()
+            if server.scheme == "smtp":
+                connection.starttls(context=trusted)
             connection.login(unquote(server.username), unquote(server.password or ""))
         connection.send_message(message)

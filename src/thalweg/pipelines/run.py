@@ -67,6 +67,7 @@ def run(
     settings: Settings | None = None,
     progress: Progress | None = None,
     process: subprocess.Popen[str] | None = None,
+    stop: threading.Event | None = None,
 ) -> Run:
     """Execute the notebook of the pipeline `name` and return the record of the run.
 
@@ -86,6 +87,8 @@ def run(
         Called with the number of the cell that starts and the number of all cells.
     process
         An `executor()` that the caller started earlier; without it, one is started here.
+    stop
+        When it is set, the run is cancelled, or not begun (KeyboardInterrupt).
 
     Raises
     ------
@@ -103,7 +106,7 @@ def run(
         pipeline = specification.get(name, settings)
         values = pipeline.values(parameters, partition)
         is_last = attempt is not None and attempt > pipeline.retries.attempts
-        task = _Task(pipeline, values, partition, trigger, attempt or 1, is_last)
+        task = _Task(pipeline, values, partition, trigger, attempt or 1, is_last, stop=stop)
         return _run(task, settings, process, progress)
 
 
@@ -179,10 +182,15 @@ class _Task:
     attempt: int
     is_last: bool = False
     repeats: Run | None = None
+    stop: threading.Event | None = None
 
     @property
     def is_rerun(self) -> bool:
         return self.trigger == "rerun"
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.stop is not None and self.stop.is_set()
 
 
 @dataclass
@@ -209,7 +217,7 @@ def _run(
             run_id, task.pipeline.name, task.values, task.trigger, settings,
             partition=task.partition, attempt=task.attempt, is_last=task.is_last,
             repeats=task.repeats.id if task.repeats else None,
-            overlap="allow" if task.is_rerun else task.pipeline.overlap, waits=_say_what_holds_us,
+            overlap="allow" if task.is_rerun else task.pipeline.overlap, waits=_holds(task),
         )  # fmt: skip
         end = _End()
         try:
@@ -237,11 +245,21 @@ def _tell(ended: Run, settings: Settings) -> None:
     notify.dead_letter(ended, settings)
 
 
-def _say_what_holds_us(other: Run) -> None:
-    log.warning(
-        "waiting for run %s of %r, which works on the same; to stop it: thalweg runs cancel %s",
-        other.id, other.pipeline, other.id[-12:],
-    )  # fmt: skip
+def _holds(task: _Task) -> Callable[[Run], None]:
+    """Says once for what a run waits, and ends the waiting when it is stopped."""
+    said = set[str]()
+
+    def waits(other: Run) -> None:
+        if task.is_stopped:
+            raise KeyboardInterrupt
+        if other.id not in said:
+            log.warning(
+                "waiting for run %s of %r, which works on the same; to stop it: thalweg runs "
+                "cancel %s", other.id, other.pipeline, other.id[-12:],
+            )  # fmt: skip
+        said.add(other.id)
+
+    return waits
 
 
 def _said(stop: BaseException) -> str:
@@ -293,7 +311,7 @@ def _execute(
     last: dict[str, Any] = {}
     limit.start()
     watcher = threading.Thread(
-        target=_watch, args=[process, begun, end, done, settings], daemon=True
+        target=_watch, args=[process, task, begun, end, done, settings], daemon=True
     )
     watcher.start()
     try:
@@ -324,6 +342,7 @@ def _execute(
 
 def _watch(
     process: subprocess.Popen[str],
+    task: _Task,
     begun: Run,
     end: _End,
     done: threading.Event,
@@ -339,6 +358,9 @@ def _watch(
         with suppress(psutil.Error):
             kernel = psutil.Process(process.pid).children(recursive=True)
             end.peak_memory = max(end.peak_memory or 0, sum(map(_memory, kernel))) or None
+        if task.is_stopped:
+            end.fails("cancelled by who started it", "cancelled")
+            return _stop(process)
         if time.monotonic() < next_beat:
             continue
         next_beat = time.monotonic() + BEAT

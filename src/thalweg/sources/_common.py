@@ -220,9 +220,9 @@ def fetch_files(
     NotFound, Unavailable
         There is nothing at a URI, or nobody answers.
     InvalidInput
-        An empty file, a folder, or a URI of a kind that is not known.
+        No URI at all, an empty file, a folder, or a URI of a kind that is not known.
     """
-    if isinstance(uris, str):
+    if isinstance(uris, str) or not uris:
         raise InvalidInput(f"uris: expected a list of URIs, got {uris!r}")
     found = [uri for given in uris for uri in _expand(given)]
     files = []
