@@ -37,13 +37,15 @@ JUPYTER_SCHEDULER = "2.12.1"
 BESIDE = Path(tempfile.gettempdir(), f"thalweg-bench-jupyter-scheduler-{JUPYTER_SCHEDULER}")
 
 
-def until(holds: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-    """Wait until something holds, and return it; TimeoutError if it never does."""
+def until(
+    holds: Callable[[], Any], what: str, seconds: float = PATIENCE, every: float = 0.05
+) -> Any:
+    """Wait until something holds, looking `every` seconds, and return it; else TimeoutError."""
     deadline = time.monotonic() + seconds
     while not (found := holds()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"after {seconds:.0f} s: {what}")
-        time.sleep(0.05)
+        time.sleep(every)
     return found
 
 
@@ -221,7 +223,8 @@ class JupyterScheduler(_Process):
             "input_uri": str(notebook.relative_to(self.folder)),
             "runtime_environment_name": first["name"],
             "output_formats": ["ipynb", "html"],
-            "parameters": parameters,
+            # It writes them into the notebook as they are: text has to bring its quotes.
+            "parameters": {name: repr(value) for name, value in parameters.items()},
         }
         made = self.client.post("/jobs", json=job)
         return str(made.raise_for_status().json()["job_id"])

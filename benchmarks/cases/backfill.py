@@ -66,7 +66,7 @@ def measure(repeats: int) -> Backfill:
         times = [time.monotonic()]
         with peak() as greatest:
             first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            until(lambda: done() >= repeats // 2, "half is done", 60 * repeats)
+            until(lambda: done() >= repeats // 2, "half is done", 60 * repeats, every=1)
             times.append(time.monotonic())
             first.send_signal(signal.SIGINT)
             first.communicate(timeout=120)

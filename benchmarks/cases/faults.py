@@ -75,7 +75,7 @@ def measure(repeats: int) -> Faults:
             web.backfill(keys)
             _kill(repeats, scheduler, store, lambda: web.backfill(keys), found)
             patience = 600 + 60 * found.partitions
-            until(lambda: not scheduler.unfinished(), "Dagster's runs have ended", patience)
+            until(lambda: not scheduler.unfinished(), "Dagster's runs have ended", patience, 1)
             until(lambda: not history.find(state="running", settings=settings), "runs end")
         _come_to_rest(found, keys, settings)
         while set(keys) - due.partitions(known.NAME, settings, "succeeded"):
@@ -131,7 +131,7 @@ def _kill(
     chance = random.Random(SEED)  # noqa: S311
     for turn in range(repeats):
         victim = VICTIMS[turn % len(VICTIMS)]
-        until(is_at_work, "a notebook runs", 600)
+        until(is_at_work, "a notebook runs", 600, every=0.2)
         time.sleep(chance.uniform(0, PAUSE))
         is_running = bool(_processes(scheduler, KERNEL))
         if victim == SCHEDULER:

@@ -73,7 +73,12 @@ def measure(repeats: int) -> dict[str, Queue]:
 
             def ask_and_wait() -> None:
                 web.backfill(keys)
-                until(lambda: not scheduler.unfinished(), "all runs have ended", 60 * repeats)
+                # Dagster itself looks every half a minute whether the backfill is done.
+                until(
+                    lambda: not _unsuccessful(keys, "dagster", settings)
+                    or not scheduler.unfinished(),
+                    "all runs have ended", 60 * repeats, every=1,
+                )  # fmt: skip
 
             found[DAGSTER] = _measured(
                 ask_and_wait,
