@@ -24,6 +24,7 @@ def main() -> None:
     if unknown := set(given.case) - set(names):
         parser.error(f"no case {', '.join(sorted(unknown))}: there are {', '.join(names)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    broken = []
     for name in given.case or names:
         case = importlib.import_module(f"benchmarks.cases.{name}")
         machine = report.machine(case.PACKAGES)
@@ -32,6 +33,10 @@ def main() -> None:
         report.show(name, machine, tables)
         if not given.no_save and not given.rows:
             report.save(name, machine, tables)
+        if getattr(case, "MUST", False) and not report.all_met(tables):
+            broken.append(name)
+    if broken:
+        sys.exit(f"not as it must be: {', '.join(broken)}")
 
 
 if __name__ == "__main__":

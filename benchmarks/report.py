@@ -17,7 +17,7 @@ import psutil
 import rich.table
 from rich.console import Console
 
-__all__ = ["Aim", "Table", "aims", "machine", "save", "show", "spread"]
+__all__ = ["Aim", "Table", "aims", "all_met", "machine", "save", "show", "spread"]
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
@@ -55,6 +55,11 @@ class Aim:
 def aims(*promised: Aim) -> Table:
     """The aims with their limits; a limit that is reached exactly is met."""
     return Table("Aims", ("aim", "at most", "measured", "met"), [aim.line() for aim in promised])
+
+
+def all_met(tables: Iterable[Table]) -> bool:
+    """Whether each aim of these tables is met."""
+    return not any(line[-1] == "**no**" for table in tables for line in table.lines)
 
 
 def spread(values: Iterable[float | None]) -> str:

@@ -25,38 +25,65 @@ from thalweg.settings import Settings
 from thalweg.warehouse.access import catalog
 from thalweg.warehouse.schema import NAMESPACE, TABLES
 
-__all__ = ["NAME", "bare", "empty", "seconds", "series", "store"]
+__all__ = ["NAME", "Server", "bare", "empty", "seconds", "series", "server", "store"]
 
 NAME = "secondary_timeseries"
 PATIENCE = 60  # seconds
 HOURS = 2 * 365 * 24  # two years of hours at each reach
 
 
+class Server:
+    """An object store with its catalogue, in this folder; it may be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = settings_module.load({}, data_dir=folder)
+        self.folder = folder
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        object_store.prepare(self.settings)
+        with (self.folder / "object-store.log").open("a") as log:
+            self.process = subprocess.Popen(
+                object_store.command(self.settings), stdout=log, stderr=subprocess.STDOUT
+            )
+        until = time.monotonic() + PATIENCE
+        while not object_store.is_healthy(self.settings):
+            if self.process.poll() is not None or time.monotonic() > until:
+                raise TimeoutError("the object store did not come up")
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(PATIENCE)
+        object_store.remove_sockets(self.settings)
+
+
 @contextlib.contextmanager
-def store() -> Iterator[Settings]:
+def server() -> Iterator[Server]:
     """A store that runs and has empty tables, with the environment that is needed to use it."""
     with tempfile.TemporaryDirectory(prefix="thalweg-bench-") as folder:
-        settings = settings_module.load({}, data_dir=Path(folder))
-        object_store.prepare(settings)
-        with Path(folder, "object-store.log").open("w") as log:
-            process = subprocess.Popen(
-                object_store.command(settings), stdout=log, stderr=subprocess.STDOUT
-            )
-        os.environ.update(environment.data_environment(settings))
+        made = Server(Path(folder))
+        os.environ.update(environment.data_environment(made.settings))
         os.environ.pop("THALWEG_RUN_ID", None)  # of a store before this one
         try:
-            until = time.monotonic() + PATIENCE
-            while not object_store.is_healthy(settings):
-                if process.poll() is not None or time.monotonic() > until:
-                    raise TimeoutError("the object store did not come up")
-                time.sleep(0.1)
+            made.start()
             database.migrate()
             warehouse.migrate()
-            yield settings
+            yield made
         finally:
-            process.terminate()
-            process.wait(PATIENCE)
-            object_store.remove_sockets(settings)
+            made.stop()
+
+
+@contextlib.contextmanager
+def store() -> Iterator[Settings]:
+    """The settings of such a store."""
+    with server() as made:
+        yield made.settings
 
 
 def series(rows: int, start: str = "2020-01-01T00") -> pa.Table:

@@ -3,6 +3,8 @@
 import importlib
 import pkgutil
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,23 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import cases, report  # noqa: E402
-from benchmarks.cases import commits, load, memory, nightly, points, read, run, start  # noqa: E402
+from benchmarks import cases, known, report  # noqa: E402
+from benchmarks.cases import (  # noqa: E402
+    backfill,
+    commits,
+    faults,
+    load,
+    memory,
+    nightly,
+    points,
+    queue,
+    read,
+    run,
+    scheduler,
+    start,
+)
+from thalweg.pipelines import specification  # noqa: E402
+from thalweg.settings import load as load_settings  # noqa: E402
 from thalweg.warehouse import Upkeep  # noqa: E402
 
 
@@ -149,3 +166,52 @@ def test_a_night_is_held_against_everything():
     assert row(aims, of)[1:] == ["0.25", "0.2", "yes"]
     assert row(times, f"1.75 million: {nightly.DAY}")[1:] == ["4,800", "2.0 (1.0 to 3.0)", "0.200"]
     assert memory.lines == [["1.75 million", "0.5"]]
+
+
+def test_a_queue_is_held_against_bare_papermill():
+    ways = {
+        queue.BARE: queue.Queue(300, 0, 400_000_000),
+        queue.BACKFILL: queue.Queue(360, 0, 500_000_000),
+        queue.DAGSTER: queue.Queue(900, 2, 900_000_000),
+    }
+    aims, times = queue.tables(ways)
+    assert row(aims, f"{queue.DAGSTER}: runs lost")[1:] == ["0", "2", "**no**"]
+    assert row(times, queue.BACKFILL)[1:] == ["6.0", "1.20", "0", "500"]
+    assert not report.all_met([aims, times])
+
+
+def test_a_backfill_that_was_interrupted():
+    found = backfill.Backfill(10, 4, (8.0, 1.0, 30.0), 300_000_000, 0, 0, 0, 0)
+    aims, times = backfill.tables(found)
+    assert report.all_met([aims, times])
+    assert row(times, "until Ctrl-C")[1:] == ["4", "0.1", "2.00"]
+    assert row(times, "the same command again")[1:] == ["6", "0.5", "5.00"]
+
+
+def test_the_scheduler_stands_beside_another():
+    ours, memory = {scheduler.OURS: [9.0, 10.0, 12.0]}, {scheduler.OURS: [200_000_000]}
+    aims, idle, runs = scheduler.tables(
+        scheduler.Schedulers(ours, memory, {scheduler.PAPERMILL: [2.0]}, "no network")
+    )
+    assert aims.lines[0][1:] == ["45 s", "10 s", "yes"]
+    assert row(idle, scheduler.OURS)[1:] == ["10.0 (9.0 to 12.0)", "200.0"]
+    assert row(idle, "jupyter-scheduler: not measured, no network")
+    assert row(runs, scheduler.PAPERMILL)[1:] == ["1", "2.0"]
+
+
+def test_one_lost_row_breaks_the_table_of_faults():
+    killed = dict.fromkeys(faults.VICTIMS, 25)
+    found = faults.Faults(100, Counter(killed), Counter(killed), Counter(succeeded=100), 130)
+    assert report.all_met(faults.tables(found))
+    aims, kills, runs = faults.tables(replace(found, rows_lost=1))
+    assert not report.all_met([aims, kills, runs])
+    assert row(aims, "rows lost")[1:] == ["0", "1", "**no**"]
+    assert row(kills, faults.STORE)[1:] == ["25", "25"]
+
+
+def test_known_rows_are_told_from_wrong_ones(tmp_path):
+    settings = known.home(tmp_path, load_settings({}, data_dir=tmp_path), 30, "daily")
+    pipeline = specification.get(known.NAME, settings)
+    assert pipeline.partition_keys() == known.keys(30, "daily")
+    times = [pipeline.values(partition=key)["time"] for key in known.keys(30, "daily")]
+    assert times == [time.isoformat() for time in known.expected(30, "daily")]

@@ -21,7 +21,7 @@ import pytest
 
 from thalweg import database, storage
 from thalweg.errors import InvalidInput, NotFound, Unavailable
-from thalweg.pipelines import history
+from thalweg.pipelines import history, pages
 from thalweg.pipelines.history import Busy, Run
 from thalweg.pipelines.run import RunFailed, executor, run
 from thalweg.settings import Settings
@@ -115,12 +115,42 @@ def test_a_run_leaves_a_record(pipeline: Make) -> None:
     assert (header["cell_type"], header["metadata"]) == ("markdown", {"tags": ["thalweg-record"]})
     for shown in ("**succeeded**", done.id, "01013500", "1 raw files of helene", "121 rows"):
         assert shown in header["source"]
-    page = storage.read(done.html_uri).decode()
+    _wait_for(lambda: not list((settings.data_dir / "pages-due").glob("*-*")))
+    page = storage.read(done.html_uri).decode()  # nobody has asked for it
     assert f"01013500 {done.id}" in page
     assert "<strong>succeeded</strong>" in page
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//[^"']+""", page)
     assert f"/work/{done.started_at:%Y-%m-%d}/{done.id}.ipynb" in done.notebook_uri
     assert not (settings.data_dir / "work" / done.id).exists()
+
+
+def test_pages_are_rendered_one_at_a_time_or_when_they_are_read(
+    pipeline: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = pipeline("6 * 7")
+    due = settings.data_dir / "pages-due"
+    with pages._alone(due):  # as one that is at work
+        first = run("work", settings=settings)
+        second = replace(first, id=database.new_id(), html_uri=f"{first.html_uri}.again")
+        pages.later(second, settings)
+        assert {first.id, second.id} <= {note.name for note in due.iterdir()}
+        with pytest.raises(NotFound):
+            storage.read(str(first.html_uri))
+        assert "42" in pages.read(first).decode()
+        assert storage.read(str(first.html_uri)) == pages.read(first)
+    pages.later(first, settings)
+    _wait_for(lambda: not list(due.glob("*-*")))
+    assert "42" in storage.read(str(second.html_uri)).decode()
+
+    def gone(uri: str) -> bytes:
+        raise Unavailable("gone")
+
+    monkeypatch.setattr(storage, "read", gone)
+    pages.later(first, replace(settings, launcher="kubernetes"))  # which renders at once
+    assert (due / first.id).exists(), "it waits for the next run"
+    monkeypatch.setattr(storage, "read", lambda uri: b"{}")
+    pages._render_due(due)
+    assert not (due / first.id).exists(), "what cannot be rendered is not tried again"
 
 
 def test_nothing_starts_with_wrong_parameters(pipeline: Make) -> None:

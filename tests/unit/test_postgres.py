@@ -21,10 +21,10 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from thalweg import database, quarantine, raw, record, storage, warehouse
+from thalweg import database, quarantine, raw, record, warehouse
 from thalweg.database import new_id
 from thalweg.errors import InvalidInput, Unavailable
-from thalweg.pipelines import history
+from thalweg.pipelines import history, pages
 from thalweg.pipelines.run import run
 from thalweg.settings import Settings, load
 
@@ -312,5 +312,5 @@ def test_a_run_outlives_its_database(
         made.execute(f"{closed} true")
     (ended,) = history.find("late", settings=settings)
     assert (ended.state, ended.error) == ("succeeded", None)
-    assert "ALLOW_CONNECTIONS" in storage.read(str(ended.html_uri)).decode()
+    assert "ALLOW_CONNECTIONS" in pages.read(ended).decode()
     assert not list((settings.data_dir / "unsaved").glob("*.json"))

@@ -181,6 +181,9 @@ def test_outputs_are_compared_without_what_is_new_in_each_run() -> None:
     ]
     noise = [notebook(text, stream="stderr") for text in ("a warning", "another")]
     assert report.unlike_outputs(*noise) == []
+    cut = [{"name": "stdout", "text": "1\n"}, {"name": "stdout", "text": ["2\n", "3"]}]
+    in_parts = {"cells": [{"cell_type": "code", "outputs": cut}]}
+    assert report.unlike_outputs(notebook("1\n2\n3"), in_parts) == []
 
 
 # -- dead letters, and who is told -----------------------------------------------------------------

@@ -152,17 +152,13 @@ def open_run(
 
     Example: `thalweg runs open 5e0a2b1c9d3f --no-browser`
     """
-    from thalweg import storage
-    from thalweg.pipelines import history
+    from thalweg.pipelines import history, pages
     from thalweg.private import folder, private_file
 
     settings = local_settings(data_dir)
     found = history.get(run_id, settings)
-    if not found.html_uri:
-        kept = f"; its notebook is at {found.notebook_uri}" if found.notebook_uri else ""
-        raise InvalidInput(f"run {found.id} is {found.state} and has no HTML{kept}")
     page = folder(settings, "pages") / f"{found.id}.html"
-    private_file(page, storage.read(found.html_uri).decode())
+    private_file(page, pages.read(found).decode())
     if json:
         print_json({"id": found.id, "uri": found.html_uri, "path": page})
     else:

@@ -19,8 +19,7 @@ from bokeh.plotting import figure
 
 from thalweg import warehouse
 from thalweg.dashboards.served import Stored
-from thalweg.errors import NotFound
-from thalweg.pipelines import history
+from thalweg.pipelines import history, pages
 from thalweg.pipelines.history import Run
 
 __all__ = ["ROUTES", "Action", "growth", "growth_figure", "runs_table"]
@@ -115,13 +114,9 @@ def growth_figure(states: pd.DataFrame) -> Any:
     return plot
 
 
-def _notebook(run_id: str) -> str:
-    """Where the executed notebook of a run lies, rendered."""
-    uri = history.get(run_id).html_uri
-    if uri is None:
-        raise NotFound(f"run {run_id} has no notebook that was kept")
-    return uri
+def _page(run_id: str) -> bytes:
+    return pages.read(history.get(run_id))
 
 
 #: What `panel serve --plugins` adds: the executed notebook of a run, by its id.
-ROUTES = [(r"/notebook/([0-9a-f-]{36})", Stored, {"find": _notebook})]
+ROUTES = [(r"/notebook/([0-9a-f-]{36})", Stored, {"read": _page})]

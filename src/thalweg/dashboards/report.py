@@ -144,4 +144,10 @@ def _uri(key: str, settings: Settings | None = None) -> str:
 
 
 #: What `panel serve --plugins` adds: a report by day and id.
-ROUTES = [(r"/report/(\d{4}-\d\d-\d\d/[0-9a-f-]{36})", Stored, {"find": _uri})]
+ROUTES = [
+    (
+        r"/report/(\d{4}-\d\d-\d\d/[0-9a-f-]{36})",
+        Stored,
+        {"read": lambda key: storage.read(_uri(key))},
+    )
+]

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from tornado.web import HTTPError, RequestHandler
 
-from thalweg import storage
 from thalweg.errors import NotFound, Unavailable
 
 __all__ = ["Stored"]
@@ -22,14 +21,14 @@ POLICY = (
 
 
 class Stored(RequestHandler):
-    """Gives the page that `find` names for what the address says."""
+    """Gives the page that `read` has for what the address says."""
 
-    def initialize(self, find: Callable[[str], str]) -> None:
-        self.find = find
+    def initialize(self, read: Callable[[str], bytes]) -> None:
+        self.read = read
 
     async def get(self, key: str) -> None:
         try:
-            content = await asyncio.to_thread(lambda: storage.read(self.find(key)))
+            content = await asyncio.to_thread(self.read, key)
         except (NotFound, Unavailable) as error:
             raise HTTPError(404 if isinstance(error, NotFound) else 503) from error
         self.set_header("Content-Type", "text/html; charset=utf-8")

@@ -11,12 +11,14 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from thalweg import raw, storage
-from thalweg.errors import InvalidInput
+from thalweg.errors import InvalidInput, NotFound
 from thalweg.lineage import Lineage
 from thalweg.lineage import openlineage as events_of
+from thalweg.pipelines import pages
 from thalweg.pipelines.history import Run, Use
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
@@ -65,8 +67,8 @@ def crate(run: Run, settings: Settings | None = None) -> bytes:
         raise InvalidInput(f"run {run.id} has no executed notebook: {run.error or run.state}")
     events = json.dumps(openlineage(run, settings), indent=1).encode()
     parts = {NOTEBOOK: storage.read(run.notebook_uri), LINEAGE: events}
-    if run.html_uri:
-        parts[PAGE] = storage.read(run.html_uri)
+    with suppress(NotFound):  # some notebooks cannot be rendered
+        parts[PAGE] = pages.read(run)
     described = metadata(run, {name: len(content) for name, content in parts.items()}, settings)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from thalweg.pipelines.history import Run, Use
 
 __all__ = [
-    "get_ready",
     "html",
     "size",
     "unlike",
@@ -68,14 +67,6 @@ def without_record(notebook: dict[str, Any]) -> dict[str, Any]:
         if cell["cell_type"] == "code":
             cell |= {"outputs": [], "execution_count": None}
     return plain
-
-
-def get_ready() -> None:
-    """Import and compile what `html` needs the first time, which takes a second."""
-    import nbformat
-
-    cells = [nbformat.v4.new_code_cell("1"), nbformat.v4.new_markdown_cell("1")]  # type: ignore[no-untyped-call]
-    html(nbformat.v4.new_notebook(cells=cells), "")  # type: ignore[no-untyped-call]
 
 
 @cache
@@ -218,12 +209,17 @@ def _code(notebook: dict[str, Any]) -> list[Any]:
 
 def _said(cell: dict[str, Any]) -> str:
     """The outputs of a cell as text; each unique id is replaced by the order of its appearance."""
-    kept = ("data", "text", "ename", "evalue")
-    outputs = [
-        {key: output[key] for key in kept if key in output}
-        for output in cell["outputs"]
-        if output.get("name") != "stderr"
-    ]
+    kept = ("data", "ename", "evalue")
+    outputs: list[Any] = []
+    for output in cell["outputs"]:
+        if "text" not in output:
+            outputs.append({key: output[key] for key in kept if key in output})
+        elif output.get("name") == "stderr":
+            continue
+        elif outputs and isinstance(outputs[-1], str):  # where it was cut is chance
+            outputs[-1] += "".join(output["text"])
+        else:
+            outputs.append("".join(output["text"]))
     seen: dict[str, str] = {}
     return UNIQUE.sub(
         lambda found: seen.setdefault(found[0], f"id {len(seen)}"),

@@ -4,9 +4,10 @@
 >>> run.run("evaluate", {"lead_time_bin": 24})  # doctest: +SKIP
 
 The notebook is executed in a folder of the run and saved once, at the end, also when it failed, to
-`{runs_uri}/{pipeline}/{YYYY-MM-DD}/{run_id}.ipynb`, and beside it as HTML. It carries the record in
-`metadata["thalweg"]` and in its first cell. The runner never imports Papermill: `execute` does, in
-its own process, and what the runner needs itself is imported while that is going on.
+`{runs_uri}/{pipeline}/{YYYY-MM-DD}/{run_id}.ipynb`, and later beside it as HTML (`pages`). It
+carries the record in `metadata["thalweg"]` and in its first cell. The runner never imports
+Papermill: `execute` does, in its own process, and what the runner needs itself is imported while
+that is going on.
 """
 
 from __future__ import annotations
@@ -421,11 +422,10 @@ def _request(
 def _get_ready(settings: Settings) -> None:
     """Import what is needed for saving, and open the object store, while the kernel is at work."""
     from thalweg import storage
-    from thalweg.pipelines import report
+    from thalweg.pipelines import pages, report  # noqa: F401
 
     with suppress(Exception):
         storage.filesystem(settings.runs_uri).exists(settings.runs_uri)
-    report.get_ready()
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
@@ -446,7 +446,7 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 def _finish(begun: Run, task: _Task, end: _End, folder: Path, settings: Settings) -> Run:
     """Save the executed notebook with its record, and stamp the run."""
-    from thalweg.pipelines import history, report
+    from thalweg.pipelines import history, pages, report
 
     is_dead = task.is_last and end.state == "failed"
     ended = replace(
@@ -467,7 +467,10 @@ def _finish(begun: Run, task: _Task, end: _End, folder: Path, settings: Settings
             failed = "dead" if task.is_last else "failed"
             state = ended.state if end.error else failed
             ended = replace(ended, state=state, error=both, notebook_uri=None, html_uri=None)
-    return history.end(ended, settings)
+    ended = history.end(ended, settings)
+    if ended.notebook_uri:
+        pages.later(ended, settings)
+    return ended
 
 
 def _executed(folder: Path) -> dict[str, Any] | None:
@@ -479,22 +482,13 @@ def _executed(folder: Path) -> dict[str, Any] | None:
 
 
 def _saved(notebook: dict[str, Any], ended: Run, settings: Settings) -> Run:
-    """Store the notebook, and as HTML as well; returns the record with where they are."""
+    """Store the notebook; returns the record with where it is, and where its page will be."""
     from thalweg import storage
-    from thalweg.pipelines import report
 
-    day = f"{ended.started_at:%Y-%m-%d}"
-    uri = f"{settings.runs_uri}/{ended.pipeline}/{day}/{ended.id}"
-    try:
-        page = report.html(notebook, ended.pipeline)
-    except Exception:
-        log.exception("run %s: its notebook cannot be rendered as HTML", ended.id)
-        page = None
-    ended = replace(ended, notebook_uri=f"{uri}.ipynb", html_uri=f"{uri}.html" if page else None)
+    uri = f"{settings.runs_uri}/{ended.pipeline}/{ended.started_at:%Y-%m-%d}/{ended.id}"
+    ended = replace(ended, notebook_uri=f"{uri}.ipynb", html_uri=f"{uri}.html")
     notebook["metadata"]["thalweg"] = ended.as_dict()
     storage.put_new(f"{uri}.ipynb", json.dumps(notebook, indent=1).encode())
-    if page:
-        storage.put_new(f"{uri}.html", page.encode())
     return ended
 
 

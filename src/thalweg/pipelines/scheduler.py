@@ -62,6 +62,8 @@ def dagster_home(settings: Settings | None = None) -> Path:
             "runs": {"max_concurrent_runs": CONCURRENT_RUNS[settings.launcher]},
             "pools": {"default_limit": 1, "granularity": "run"},  # a pipeline is a pool
         },
+        # While there is no code server, what is queued waits for a new one: it is asked each 5 s.
+        "run_queue": {"max_user_code_failure_retries": 60, "user_code_failure_retry_delay": 5},
         # After an outage the last tick is made up for; what it asks for leaves no partition out.
         "scheduler": {
             "module": "dagster.core.scheduler",
@@ -141,13 +143,13 @@ def main(arguments: list[str]) -> None:
     if arguments == ["code-server"]:
         _serve_code(settings)
         return
-    stop = threading.Event()
-    keeper = threading.Thread(target=_keep_code_server, args=[settings, stop], daemon=True)
+    stop, started = threading.Event(), threading.Event()
+    keeper = threading.Thread(target=_keep_code_server, args=[settings, stop, started], daemon=True)
     keeper.start()
     daemon = _command("dagster-daemon")  # imported while the code server starts
     try:
         # The daemon's first look at lost runs must find the definitions, or it forgets them.
-        while not _answers(settings):
+        while not (started.is_set() and _answers(settings)):
             if not keeper.is_alive():
                 raise Unavailable("the code server cannot be started; what hinders it stands above")
             time.sleep(0.2)
@@ -157,21 +159,33 @@ def main(arguments: list[str]) -> None:
         keeper.join()
 
 
-def _keep_code_server(settings: Settings, stop: threading.Event) -> None:
-    """Keep a code server running, a new one whenever it died."""
+def _keep_code_server(settings: Settings, stop: threading.Event, started: threading.Event) -> None:
+    """Keep a code server running, a new one whenever it died; `started` once there is one."""
     command = [sys.executable, "-m", "thalweg.pipelines.scheduler", "code-server"]
+    _await_the_end_of_another(settings, stop)
     while not stop.is_set():
         if settings.launcher == "local":  # those of others do not end with the code server
             _fail_lost_runs()
         set_pools(settings)
         _socket(settings).unlink(missing_ok=True)
         server = subprocess.Popen(command, stdin=subprocess.PIPE)
+        started.set()
         while server.poll() is None and not stop.wait(1):
             pass
         try:
             server.communicate(timeout=GRACE + 10)
         except subprocess.TimeoutExpired:
             server.kill()
+
+
+def _await_the_end_of_another(settings: Settings, stop: threading.Event) -> None:
+    """Wait until the code server of a scheduler that was killed has gone, with its runs.
+
+    It would answer in place of the new one, and take the socket along when it goes.
+    """
+    deadline = time.monotonic() + GRACE + 10
+    while _answers(settings) and time.monotonic() < deadline and not stop.wait(0.2):
+        pass
 
 
 def _serve_code(settings: Settings) -> None:
