@@ -18,10 +18,11 @@ from tornado import web
 from thalweg import settings as settings_module
 from thalweg.hub import state
 
-__all__ = ["USER", "LoginProxy"]
+__all__ = ["ADMIN", "USER", "LoginProxy"]
 
-#: Header by which the app learns who asks; one that the browser sends is replaced.
-USER = "X-Thalweg-User"
+#: Headers by which the app learns who asks, and whether an admin of the hub; those that a client
+#: sends are replaced.
+USER, ADMIN = "X-Thalweg-User", "X-Thalweg-Admin"
 
 
 class LoginProxy(StandaloneProxyServer):  # type: ignore[misc]
@@ -38,7 +39,8 @@ class LoginProxy(StandaloneProxyServer):  # type: ignore[misc]
                 return await super().open(*path)
 
             def get_request_headers_override(self) -> dict[str, str]:
-                return {USER: self.current_user["name"]} if self.current_user else {}
+                user = self.current_user or {}
+                return {USER: user.get("name", ""), ADMIN: "yes" if user.get("admin") else ""}
 
             def prepare(self, *_: Any, **__: Any) -> None:
                 # Upstream leaves out the hub's own check; a browser says here from where it asks.

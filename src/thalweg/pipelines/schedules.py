@@ -21,9 +21,13 @@ from typing import Any
 from thalweg.errors import InvalidInput, NotFound, ThalwegError, Unavailable
 from thalweg.settings import Settings, load
 
-__all__ = ["Scheduled", "ask", "read", "schedule", "schedules"]
+__all__ = ["Scheduled", "ask", "name_of", "read", "schedule", "schedules"]
 
 PATIENCE = 150  # seconds; the service starts at the first request
+REFUSED = (
+    "the hub does not let you schedule: expected the token of a Lab server (JUPYTERHUB_API_TOKEN) "
+    "of someone in a group that has Lab; restart your server"
+)
 ERRORS: dict[str, type[ThalwegError]] = {
     each.__name__: each for each in (InvalidInput, NotFound, Unavailable)
 }
@@ -132,7 +136,7 @@ def schedule(
     path = Path(notebook)
     told = [notify] if isinstance(notify, str) else list(notify)
     wanted = {
-        "name": name or _name(path), "notebook": read(path), "cron": cron, "timezone": timezone,
+        "name": name or name_of(path), "notebook": read(path), "cron": cron, "timezone": timezone,
         "parameters": dict(parameters or {}), "time_limit": time_limit, "title": title,
         "freshness": freshness, "notify": told,
     }  # fmt: skip
@@ -173,7 +177,9 @@ def ask(verb: str, settings: Settings | None = None, **arguments: Any) -> Any:
 def _ask_hub(verb: str, arguments: dict[str, Any], url: str) -> Any:
     import httpx
 
-    token = os.environ.get("JUPYTERHUB_API_TOKEN", "")
+    token = os.environ.get("JUPYTERHUB_API_TOKEN")
+    if not token:
+        raise InvalidInput(REFUSED)
     try:
         headers = {"Authorization": f"token {token}"}
         address = f"{url.rstrip('/')}/api/{verb}"
@@ -189,10 +195,7 @@ def _ask_hub(verb: str, arguments: dict[str, Any], url: str) -> Any:
         raise ERRORS[told["error"]](told["message"])
     except (ValueError, KeyError, TypeError):
         if answer.status_code in (302, 401, 403):
-            raise InvalidInput(
-                "the hub does not let you schedule: expected the token of a Lab server "
-                "(JUPYTERHUB_API_TOKEN) of someone in a group that has Lab; restart your server"
-            ) from None
+            raise InvalidInput(REFUSED) from None
         raise Unavailable(
             f"the hub's schedules answered {answer.status_code}: try again; it is in their log"
         ) from None
@@ -202,7 +205,7 @@ def _scheduled(told: Mapping[str, Any], settings: Settings | None) -> Scheduled:
     return Scheduled(**{name: told[name] for name in TOLD}, settings=settings)
 
 
-def _name(path: Path) -> str:
+def name_of(path: Path) -> str:
     """A name after that of the file: `01-My report.ipynb` is `my_report`."""
     name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower())
     return re.sub(r"^[^a-z]+|_+$", "", name)
