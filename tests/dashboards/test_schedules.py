@@ -91,7 +91,7 @@ def test_who_asks_is_who_the_login_says(
     seen = [httpx.get(f"{address}/notebook/{done.id}", headers=h) for h in (ADA, BOB, ADMIN)]
     assert [each.status_code for each in seen] == [200, 404, 200]
 
-    # The library as it is in a server that the login lets not in: refused, and nothing goes to the database.
+    # In a server that the login lets not in, the library goes not around it.
     monkeypatch.setenv("THALWEG_SCHEDULES_URL", address)
     for token, says in (("", "expected the token"), ("x", "through the hub's login")):
         monkeypatch.setenv("JUPYTERHUB_API_TOKEN", token)

@@ -38,9 +38,12 @@ class LoginProxy(StandaloneProxyServer):  # type: ignore[misc]
                     raise web.HTTPError(403)
                 return await super().open(*path)
 
-            def get_request_headers_override(self) -> dict[str, str]:
-                user = self.current_user or {}
-                return {USER: user.get("name", ""), ADMIN: "yes" if user.get("admin") else ""}
+            # Not by `get_request_headers_override`: upstream's own class stands before this one.
+            def proxy_request_headers(self) -> Any:
+                headers, user = super().proxy_request_headers(), self.current_user or {}
+                headers[USER] = user.get("name", "")
+                headers[ADMIN] = "yes" if user.get("admin") else ""
+                return headers
 
             def prepare(self, *_: Any, **__: Any) -> None:
                 # Upstream leaves out the hub's own check; a browser says here from where it asks.

@@ -188,17 +188,18 @@ def _ask_hub(verb: str, arguments: dict[str, Any], url: str) -> Any:
         raise Unavailable(f"the hub's schedules do not answer ({error}): is the hub up?") from None
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"parameters: expected plain values for JSON: {error}") from None
+    if answer.status_code in (302, 401, 403):
+        raise InvalidInput(REFUSED)
     try:
         told = answer.json()
-        if answer.is_success:
-            return told
-        raise ERRORS[told["error"]](told["message"])
+        failed = None if answer.is_success else ERRORS[told["error"]](told["message"])
     except (ValueError, KeyError, TypeError):
-        if answer.status_code in (302, 401, 403):
-            raise InvalidInput(REFUSED) from None
         raise Unavailable(
-            f"the hub's schedules answered {answer.status_code}: try again; it is in their log"
+            f"the hub's schedules answered {answer.status_code}: try again; why stands in their log"
         ) from None
+    if failed:
+        raise failed
+    return told
 
 
 def _scheduled(told: Mapping[str, Any], settings: Settings | None) -> Scheduled:
