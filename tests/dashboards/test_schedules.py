@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 import thalweg
-from thalweg import database, settings
+from thalweg import database, settings, storage
 from thalweg.dashboards import schedules
 from thalweg.errors import InvalidInput, NotFound
 from thalweg.pipelines import history, personal
@@ -65,13 +66,13 @@ def page(browser: Browser) -> Iterator[Page]:
     assert errors == []
 
 
-def test_who_asks_is_who_the_login_says(
+def who_asks_is_who_the_login_says(
     home: Settings, address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     wanted = {"name": "report", "notebook": notebook("1"), "cron": "15 6 * * *"}
 
     def ask(verb: str, headers: dict[str, str], **arguments: Any) -> httpx.Response:
-        return httpx.post(f"{address}/api/{verb}", json=arguments, headers=headers)
+        return httpx.post(f"{address}/api/{verb}", json=arguments, headers=headers, timeout=60)
 
     assert ask("save", ADA, **wanted).json()["name"] == "ada/report"
     for forged in ({}, {"X-Thalweg-Admin": "yes"}, {"X-Thalweg-User": ""}):
@@ -87,8 +88,14 @@ def test_who_asks_is_who_the_login_says(
     assert httpx.post(f"{address}/api/find", content=b"[", headers=ADA).status_code == 400
     assert httpx.get(f"{address}/api/find", headers=ADA).status_code == 405
 
-    done = run("ada/report", trigger="schedule", settings=home)
-    seen = [httpx.get(f"{address}/notebook/{done.id}", headers=h) for h in (ADA, BOB, ADMIN)]
+    done = history.begin(database.new_id(), "ada/report", {}, "schedule", home, user="ada")
+    uri = f"{home.runs_uri}/ada/{done.id}.html"
+    storage.put_new(uri, b"<p>mine</p>")
+    now = dt.datetime.now(dt.UTC)
+    history.end(replace(done, state="succeeded", ended_at=now, html_uri=uri), home)
+    seen = [
+        httpx.get(f"{address}/notebook/{done.id}", headers=h, timeout=60) for h in (ADA, BOB, ADMIN)
+    ]
     assert [each.status_code for each in seen] == [200, 404, 200]
 
     # In a server that the login lets not in, the library goes not around it.
@@ -115,9 +122,15 @@ def as_the_login_does(post: Callable[..., httpx.Response]) -> Callable[..., http
     return lambda url, headers, **more: post(url, headers=headers | ADA, **more)
 
 
-def test_a_person_schedules_pauses_and_removes_on_the_page(
-    home: Settings, address: str, page: Page
+def test_api_and_page_are_each_persons_own(
+    home: Settings, address: str, page: Page, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    with monkeypatch.context() as patch:
+        who_asks_is_who_the_login_says(home, address, patch, tmp_path)
+    a_person_schedules_pauses_and_removes(home, address, page)
+
+
+def a_person_schedules_pauses_and_removes(home: Settings, address: str, page: Page) -> None:
     page.goto(f"{address}/schedules")
     expect(page.get_by_role("heading", name="No schedule yet")).to_be_visible(timeout=30_000)
     files = page.get_by_label("Notebook", exact=True)
@@ -139,7 +152,7 @@ def test_a_person_schedules_pauses_and_removes_on_the_page(
 
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_text("paused by ada").first).to_be_visible()
-    done = run("ada/my_report", trigger="schedule", settings=replace(home))
+    done = run("ada/my_report", trigger="schedule", settings=home)
     expect(page.get_by_text("succeeded").first).to_be_visible(timeout=20_000)
     with page.expect_popup() as opened:
         page.get_by_role("link", name="Executed notebook").click()

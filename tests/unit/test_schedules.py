@@ -142,7 +142,9 @@ def test_types_of_parameters_follow_the_notebook() -> None:
     assert found["b"].description == "a number # of days"
 
 
-def test_the_copy_stays_as_it_is_until_it_is_scheduled_again(home: Settings) -> None:
+def test_the_copy_stays_as_it_is_until_it_is_scheduled_again(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = home.home / "01-My report.ipynb"
     file.write_text(json.dumps(notebook("print('first')")))
     scheduled = thalweg.schedule(file, cron="0 6 * * *")
@@ -161,6 +163,9 @@ def test_the_copy_stays_as_it_is_until_it_is_scheduled_again(home: Settings) -> 
     assert thalweg.schedules() == {}
     with pytest.raises(InvalidInput, match="cannot read"):
         thalweg.schedule(file, cron="0 7 * * *")
+    monkeypatch.setenv("THALWEG_RUN_ID", "x")  # whose account may be that of the database
+    with pytest.raises(InvalidInput, match="a run cannot"):
+        thalweg.schedules()
 
 
 # -- who may do what -------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from thalweg import record
 from thalweg.errors import InvalidInput, NotFound, ThalwegError, Unavailable
 from thalweg.settings import Settings, load
 
@@ -167,6 +168,8 @@ def read(path: Path) -> dict[str, Any]:
 def ask(verb: str, settings: Settings | None = None, **arguments: Any) -> Any:
     """Ask for one of `thalweg.pipelines.personal.VERBS`: the hub's service, or the database."""
     settings = settings or load()
+    if record.current_run_id():
+        raise InvalidInput("a run cannot see or change schedules: do it in Lab or in a terminal")
     if settings.schedules_url:
         return _ask_hub(verb, arguments, settings.schedules_url)
     from thalweg.pipelines import personal
