@@ -43,6 +43,7 @@ __all__ = [
     "RawFileRow",
     "RunRow",
     "RunUse",
+    "ScheduleRow",
     "engine",
     "in_parts",
     "made_at",
@@ -117,7 +118,8 @@ class RunRow(Base):
     pipeline: Mapped[str] = mapped_column(String(128), index=True)
     partition: Mapped[str | None] = mapped_column(String(128))
     state: Mapped[str] = mapped_column(String(16), index=True)  # `thalweg.pipelines.history.STATES`
-    trigger: Mapped[str] = mapped_column(String(32))  # dagster | command | notebook | retry | rerun
+    # dagster | schedule | command | notebook | backfill | retry | rerun
+    trigger: Mapped[str] = mapped_column(String(32))
     user: Mapped[str] = mapped_column(String(128))
     started_at: Mapped[dt.datetime] = mapped_column(index=True)
     ended_at: Mapped[dt.datetime | None]
@@ -151,6 +153,21 @@ class RunUse(Base):
     name: Mapped[str]  # dataset of the raw file, or name of the table or repository
     version: Mapped[str]  # id of the raw file, or id of the snapshot
     rows: Mapped[int | None]
+
+
+class ScheduleRow(Base):
+    """A notebook that a person has scheduled, as it was then."""
+
+    __tablename__ = "schedules"
+
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)  # owner/name: a run's pipeline
+    owner: Mapped[str] = mapped_column(String(64), index=True)
+    definition: Mapped[dict[str, Any]]  # what a pipeline.yaml says
+    notebook: Mapped[dict[str, Any]]
+    saved_at: Mapped[dt.datetime]
+    since: Mapped[dt.datetime]  # times before it are not made up for
+    asked_at: Mapped[dt.datetime | None]  # when somebody wanted a run at once
+    paused_by: Mapped[str | None] = mapped_column(String(64))
 
 
 def new_id() -> str:

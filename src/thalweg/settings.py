@@ -41,6 +41,9 @@ class Settings:
     idle_timeout: int = setting(3600, "seconds without activity after which a Lab server is culled")
     dask_idle_timeout: int = setting(1800, "seconds without work after which a Dask cluster stops")
     schedules: bool = setting(False, "start the schedules of the pipelines by themselves")
+    schedules_url: str = setting(
+        "", "where a person's server asks the hub for schedules; empty: straight in the database"
+    )
     launcher: str = setting(
         "local", "what scheduled runs are: local (processes) or kubernetes (jobs)"
     )

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -43,23 +43,27 @@ def sample(loaded: None, store: Settings) -> Settings:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[[], str]]:
-    """Serve the dashboards in the environment as it is now; gives their address."""
+def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Serve dashboards in the environment as it is now; gives their address."""
     processes = []
 
-    def start() -> str:
+    def start(
+        pages: str = "**/*.py",
+        plugins: Sequence[str] = ("report", "operations"),
+        first: str = "forecast_skill",
+    ) -> str:
         (port,) = state.free_ports(1)
         command = [sys.executable, "-m", "panel", "serve", f"--port={port}", "--num-threads=2"]
         command += ["--address=127.0.0.1", f"--allow-websocket-origin=127.0.0.1:{port}"]
-        command += [f"--plugins=thalweg.dashboards.{name}" for name in ("report", "operations")]
-        command += ["--prefix=/services/dashboards", *map(str, DASHBOARDS.rglob("*.py"))]
+        command += [f"--plugins=thalweg.dashboards.{name}" for name in plugins]
+        command += ["--prefix=/services/dashboards", *map(str, DASHBOARDS.glob(pages))]
         log = tmp_path / f"panel-{port}.log"
         with log.open("w") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ.copy())
         processes.append((process, log))
         address = f"http://127.0.0.1:{port}/services/dashboards"
         deadline = time.monotonic() + 60
-        while not _answers(f"{address}/forecast_skill"):
+        while not _answers(f"{address}/{first}"):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)

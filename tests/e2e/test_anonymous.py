@@ -37,6 +37,7 @@ PUBLIC = {
 WEBSOCKETS = (
     "/services/dashboards/forecast_skill/ws",
     "/services/operations/operations/ws",
+    "/services/schedules/schedules/ws",
     "/services/pipelines/graphql",
     "/user/admin/api/events/subscribe",
     "/user/admin/dask/clusters/{cluster}/status/ws",
@@ -61,7 +62,8 @@ def everything_runs(hub):
     """Lab, a Dask cluster and Ray run as well; the name of the cluster."""
     token = hub.token()
     client = hub.log_in()
-    for service in ("dashboards", "operations", "pipelines"):  # they start at the first visit
+    # They start at the first visit.
+    for service in ("dashboards", "operations", "pipelines", "schedules"):
         assert client.get(f"/services/{service}/").is_success
     yield hub.run_code(token, KERNEL).split()[-1]
     hub.stop_kernels(token)
@@ -165,7 +167,7 @@ def test_groups_hold(hub):
     password = hub.command("user", "add", "paula", "--group", "partners").split()[-1]
     client = hub.log_in("paula", password)
     assert client.get("/services/dashboards/").is_success
-    for service in ("pipelines", "operations"):
+    for service in ("pipelines", "operations", "schedules"):
         assert client.get(f"/services/{service}/").status_code == 403
     client.get("/hub/spawn")
     assert "JupyterLab" not in client.get("/hub/home").text

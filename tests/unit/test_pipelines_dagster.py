@@ -109,7 +109,8 @@ def test_schedules_are_on_only_if_the_settings_say_so() -> None:
         assert statuses == {f"run_{p.name}": expected for p in pipelines if p.schedule}
         sensors = {s.name: s.default_status.value for s in repository.sensor_defs}
         follow = {f"follow_{p.name}" for p in pipelines if p.needs and not p.schedule}
-        assert sensors == dict.fromkeys([*follow, "first_light_sensor"], "RUNNING")
+        always = {"first_light_sensor", "tell_who_is_late", "Personal_schedules_sensor"}
+        assert sensors == dict.fromkeys([*follow, *always], "RUNNING")
 
 
 def test_parameters_are_checked_by_dagster_too(made: dg.Definitions) -> None:

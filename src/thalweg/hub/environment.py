@@ -85,7 +85,7 @@ def service_environment(settings: Settings) -> dict[str, str]:
 
 
 def lab_environment(settings: Settings) -> dict[str, str]:
-    """Environment of a Lab server: the data, and where Dask Gateway is."""
+    """Environment of a Lab server: the data, and where Dask Gateway and schedules are."""
     port = state.ports(settings)
     return data_environment(settings) | {
         "THALWEG_INSTANCE": state.instance(settings),
@@ -95,6 +95,7 @@ def lab_environment(settings: Settings) -> dict[str, str]:
         "DASK_GATEWAY__PUBLIC_ADDRESS": "/user/{JUPYTERHUB_USER}/dask",
         "DASK_GATEWAY__AUTH__TYPE": "jupyterhub",
         "THALWEG_DASK_TOKEN_FILE": str(_dask_token_file(settings)),
+        "THALWEG_SCHEDULES_URL": f"http://127.0.0.1:{port['schedules']}/services/schedules",
         **local_ray.ENVIRONMENT,  # also where a notebook uses Ray itself
     }
 

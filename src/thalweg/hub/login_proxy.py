@@ -18,10 +18,11 @@ from tornado import web
 from thalweg import settings as settings_module
 from thalweg.hub import state
 
-__all__ = ["USER", "LoginProxy"]
+__all__ = ["ADMIN", "USER", "LoginProxy"]
 
-#: Header by which the app learns who asks; one that the browser sends is replaced.
-USER = "X-Thalweg-User"
+#: Headers by which the app learns who asks, and whether an admin of the hub; those that a client
+#: sends are replaced.
+USER, ADMIN = "X-Thalweg-User", "X-Thalweg-Admin"
 
 
 class LoginProxy(StandaloneProxyServer):  # type: ignore[misc]
@@ -37,8 +38,12 @@ class LoginProxy(StandaloneProxyServer):  # type: ignore[misc]
                     raise web.HTTPError(403)
                 return await super().open(*path)
 
-            def get_request_headers_override(self) -> dict[str, str]:
-                return {USER: self.current_user["name"]} if self.current_user else {}
+            # Not by `get_request_headers_override`: upstream's own class stands before this one.
+            def proxy_request_headers(self) -> Any:
+                headers, user = super().proxy_request_headers(), self.current_user or {}
+                headers[USER] = user.get("name", "")
+                headers[ADMIN] = "yes" if user.get("admin") else ""
+                return headers
 
             def prepare(self, *_: Any, **__: Any) -> None:
                 # Upstream leaves out the hub's own check; a browser says here from where it asks.

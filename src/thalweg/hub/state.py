@@ -34,7 +34,7 @@ PORTS = (
     "s3", "s3_grpc", "iceberg", "filer", "filer_grpc", "master", "master_grpc",
     "volume", "volume_grpc", "store_admin",
     "hub", "hub_api_proxy", "dask_gateway", "dask_api",
-    "pipelines", "dashboards", "operations",
+    "pipelines", "dashboards", "operations", "schedules",
 )  # fmt: skip
 
 

@@ -3,10 +3,13 @@
 A thin factory and nothing more: Dagster decides when, `thalweg.pipelines.run` does the work. The
 asset named like the pipeline depends on the assets that it needs, pipelines and tables. Without a
 schedule it follows them: when one of them has new data by the record of runs, whoever brought it,
-it runs. `first_light` loads the embedded sample and evaluates it, once.
+it runs. `first_light` loads the embedded sample and evaluates it, once. Notebooks that people have
+scheduled come and go while this is loaded: one sensor asks the record which are due, one job runs
+any of them.
 """
 
 import datetime as dt
+import json
 import multiprocessing
 import os
 import signal
@@ -19,11 +22,12 @@ import dagster as dg
 
 from thalweg import settings as settings_module
 from thalweg.errors import InvalidInput, NotFound
-from thalweg.pipelines import due, history, notify, specification
+from thalweg.pipelines import due, history, notify, personal, specification
 from thalweg.pipelines import run as runner
 from thalweg.pipelines.history import Run
 from thalweg.pipelines.partitions import FORMATS, Partitions
-from thalweg.pipelines.parts import Parameter, Resources, Schedule
+from thalweg.pipelines.parts import Parameter, Resources, Retries, Schedule
+from thalweg.pipelines.personal import POOL
 from thalweg.pipelines.specification import Pipeline
 from thalweg.settings import Settings
 
@@ -44,6 +48,7 @@ BACKOFF = {
 }
 CRON = {"hourly": "0 * * * *", "daily": "0 0 * * *", "monthly": "0 0 1 * *"}
 FIRST_LIGHT = ("load_sample", "evaluate")
+SCHEDULE = "thalweg/schedule"  # tag of a run
 
 
 def definitions(settings: Settings) -> dg.Definitions:
@@ -59,8 +64,8 @@ def definitions(settings: Settings) -> dg.Definitions:
     if set(FIRST_LIGHT) <= set(pipelines):
         jobs["first_light"] = _job("first_light", FIRST_LIGHT, pipelines)
         sensors.append(_first_light_sensor(jobs["first_light"], settings))
-    if any("late" in each.on for pipeline in pipelines.values() for each in pipeline.notify):
-        sensors.append(_late_sensor(settings))
+    jobs[POOL] = _personal(settings)
+    sensors += [_late_sensor(settings), _personal_sensor(jobs[POOL], settings)]
     return dg.Definitions(
         assets=[
             *(_asset(pipeline, pipelines, settings) for pipeline in pipelines.values()),
@@ -103,31 +108,110 @@ def _asset(
         ),
     )
     def execute(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
-        _end_with_the_code_server()
-        try:
-            done = runner.run(
-                pipeline.name,
-                context.op_execution_context.op_config,
-                partition=context.partition_key if context.has_partition_key else None,
-                attempt=context.retry_number + 1,
-                trigger="dagster",
-                settings=settings,
-                progress=lambda cell, total: context.log.info(f"cell {cell} of {total}"),
-            )
-        except history.Busy as busy:
-            context.log.info(f"left out: {busy}")
-            return
-        except (InvalidInput, NotFound) as error:
-            raise dg.Failure(str(error), allow_retries=False) from None
-        except runner.RunFailed as failed:
-            again = failed.run.state == "failed"  # and neither cancelled nor a dead letter
-            about = _metadata(failed.run)
-            raise dg.Failure(str(failed), metadata=about, allow_retries=again) from None
-        except dg.DagsterExecutionInterruptedError:
-            _leave(context)
-        yield dg.MaterializeResult(metadata=_metadata(done))
+        key = context.partition_key if context.has_partition_key else None
+        given = context.op_execution_context.op_config
+        done = _run(context, pipeline.name, given, key, "dagster", settings)
+        if done:
+            yield dg.MaterializeResult(metadata=_metadata(done))
 
     return execute
+
+
+def _run(
+    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+    name: str,
+    given: Any,
+    partition: str | None,
+    trigger: str,
+    settings: Settings,
+) -> Run | None:
+    """Run a pipeline as Dagster wants it; None where the run was left out."""
+    _end_with_the_code_server()
+    try:
+        return runner.run(
+            name,
+            given,
+            partition=partition,
+            attempt=context.retry_number + 1,
+            trigger=trigger,
+            settings=settings,
+            progress=lambda cell, total: context.log.info(f"cell {cell} of {total}"),
+        )
+    except history.Busy as busy:
+        context.log.info(f"left out: {busy}")
+        return None
+    except (InvalidInput, NotFound) as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+    except runner.RunFailed as failed:
+        again = failed.run.state == "failed"  # and neither cancelled nor a dead letter
+        about = _metadata(failed.run)
+        raise dg.Failure(str(failed), metadata=about, allow_retries=again) from None
+    except dg.DagsterExecutionInterruptedError:
+        _leave(context)
+
+
+def _personal(settings: Settings) -> dg.JobDefinition:
+    """The job that runs a notebook that a person has scheduled."""
+    retries = Retries()  # which these have all
+
+    @dg.op(
+        name=POOL,
+        config_schema={"name": str, "trigger": dg.Field(str, default_value="command")},
+        pool=POOL,
+        description="Runs a notebook that a person has scheduled, in their name.",
+        retry_policy=dg.RetryPolicy(
+            max_retries=retries.attempts, delay=retries.delay, backoff=BACKOFF[retries.backoff]
+        ),
+    )
+    def execute(context: dg.OpExecutionContext) -> None:
+        config = context.op_config
+        if done := _run(context, config["name"], None, None, config["trigger"], settings):
+            context.log.info(f"run {done.id}: {done.notebook_uri or 'its notebook was not saved'}")
+
+    @dg.job(name=f"{POOL}_schedules", executor_def=dg.in_process_executor)
+    def run_personal() -> None:
+        execute()
+
+    return run_personal
+
+
+def _personal_sensor(job: dg.JobDefinition, settings: Settings) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=f"{POOL}_schedules_sensor",
+        job=job,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=15,
+        description="Runs notebooks that people have scheduled, when they are due.",
+    )
+    def ask(context: dg.SensorEvaluationContext) -> list[dg.RunRequest]:
+        until = dt.datetime.now(dt.UTC)
+        since = dt.datetime.fromisoformat(context.cursor) if context.cursor else until
+        context.update_cursor(until.isoformat())
+        status = dg.DagsterRunStatus
+        queued = dg.RunsFilter(job_name=job.name, statuses=[status.NOT_STARTED, status.QUEUED])
+        waiting = {run.tags.get(SCHEDULE) for run in context.instance.get_runs(queued)}
+        # What was saved while the last tick was looking is looked at again: Dagster launches a run
+        # key only one time. One that waits in the queue already stands for those after it.
+        return [
+            dg.RunRequest(
+                each.key,
+                {"ops": {POOL: {"config": _config(each)}}},
+                tags=_text(_tags(each.pipeline)) | {SCHEDULE: each.pipeline.name},
+            )
+            for each in personal.due(since - due.LATE, until, settings)
+            if each.pipeline.name not in waiting
+        ]
+
+    return ask
+
+
+def _config(asked: personal.Due) -> dict[str, str]:
+    return {"name": asked.pipeline.name, "trigger": asked.trigger}
+
+
+def _text(tags: dict[str, Any]) -> dict[str, str]:
+    """Tags of a run request, which Dagster wants as text."""
+    return {key: each if isinstance(each, str) else json.dumps(each) for key, each in tags.items()}
 
 
 def _follows(pipeline: Pipeline) -> bool:
@@ -298,7 +382,7 @@ def _late_sensor(settings: Settings) -> dg.SensorDefinition:
     return tell
 
 
-def _leave(context: dg.AssetExecutionContext) -> NoReturn:
+def _leave(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> NoReturn:
     """End an interrupted run; Dagster alone would try again at once, whoever interrupted it."""
     run = context.instance.get_run_by_id(context.run_id)
     if run and run.status == dg.DagsterRunStatus.CANCELING:

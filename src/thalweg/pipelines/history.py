@@ -154,6 +154,7 @@ def begin(
     repeats: str | None = None,
     overlap: Literal["skip", "queue", "allow"] = "allow",
     waits: Callable[[Run], None] | None = None,
+    user: str | None = None,
 ) -> Run:
     """Note that a run has started, once no other works on the same.
 
@@ -167,6 +168,8 @@ def begin(
         that it holds for all that start runs, on any machine.
     waits
         Called with the other run each second that this one has to wait.
+    user
+        In whose name it runs; by default that of this process.
 
     Raises
     ------
@@ -180,7 +183,7 @@ def begin(
         "partition": partition,
         "state": "running",
         "trigger": trigger,
-        "user": _user(),
+        "user": user or _user(),
         "parameters": parameters,
         "git_commit": commit,
         "git_dirty": dirty,

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from thalweg import database, http
 from thalweg.database import RunRow
 from thalweg.errors import InvalidInput, ThalwegError, Unavailable
-from thalweg.pipelines import specification
+from thalweg.pipelines import personal, specification
 from thalweg.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -57,10 +57,12 @@ class Late:
 def late(settings: Settings | None = None) -> list[Late]:
     """The pipelines that are late against their `freshness`, by name.
 
-    Where schedules are off, one that never had a success is not late: nothing was to run it.
+    Where schedules are off, one that never had a success is not late: nothing was to run it. A
+    person's own counts from when it was scheduled or resumed.
     """
     settings = settings or load()
     promises = {p.name: p.promise for p in specification.all(settings).values() if p.promise}
+    own = [(since, p.name, p.promise) for since, p in personal.running(settings) if p.promise]
     newest = (
         sa.select(RunRow.pipeline, sa.func.max(RunRow.started_at))
         .where(RunRow.state == "succeeded", RunRow.trigger != "rerun")
@@ -73,6 +75,10 @@ def late(settings: Settings | None = None) -> list[Late]:
         Late(name, last.get(name), promise)
         for name, promise in sorted(promises.items())
         if (now - last[name] > promise if name in last else settings.schedules)
+    ] + [
+        Late(name, last.get(name), promise)
+        for since, name, promise in own
+        if now - max(since, last.get(name, since)) > promise
     ]
 
 

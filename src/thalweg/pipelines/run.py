@@ -55,6 +55,8 @@ class RunFailed(ThalwegError):
         self.run = run
 
 
+#: How a time limit is changed: of a pipeline, of a notebook that a person has scheduled.
+LONGER = ("a longer `timeout` in its pipeline.yaml", "schedule it again with a longer time_limit")
 ENDED = {"failed": "failed", "dead": "failed for the last time", "cancelled": "was cancelled"}
 
 
@@ -79,7 +81,8 @@ def run(
     partition
         Key of the partition, which gives parameters too.
     trigger
-        Who asked: `command`, `dagster` or `notebook`; `retry` and `rerun` set their own.
+        Who asked: `command`, `dagster`, `schedule` (that of a person) or `notebook`; `retry` and
+        `rerun` set their own.
     attempt
         Of a scheduler that tries again by itself: 1 for the first. A failure after the last of the
         pipeline's retries is a dead letter, of which those are told that its specification names.
@@ -212,13 +215,18 @@ def _run(
     from thalweg import database
     from thalweg.pipelines import history
 
-    run_id = database.new_id()
-    with history.workplace(run_id, settings) as folder, _stoppable():
+    run_id, person = database.new_id(), task.pipeline.person
+    with (
+        history.workplace(run_id, settings) as folder,
+        _stoppable(),
+        _in_the_name_of(person, process, settings) as process,
+    ):
         begun = history.begin(
             run_id, task.pipeline.name, task.values, task.trigger, settings,
             partition=task.partition, attempt=task.attempt, is_last=task.is_last,
             repeats=task.repeats.id if task.repeats else None,
             overlap="allow" if task.is_rerun else task.pipeline.overlap, waits=_holds(task),
+            user=person,
         )  # fmt: skip
         end = _End()
         try:
@@ -270,13 +278,15 @@ def _said(stop: BaseException) -> str:
 
 
 @contextmanager
-def executor() -> Iterator[subprocess.Popen[str]]:
+def executor(environ: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
     """The process that will execute a notebook, started before anybody knows which.
 
-    It imports Papermill while the caller imports what it needs itself; both take half a second.
+    It imports Papermill while the caller imports what it needs itself; both take half a second. It
+    has this environment, or that of the caller.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "thalweg.pipelines.execute"],
+        env=environ,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -287,6 +297,20 @@ def executor() -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def _in_the_name_of(
+    person: str | None, process: subprocess.Popen[str], settings: Settings
+) -> Iterator[subprocess.Popen[str]]:
+    """The process for a person's notebook, which has never had our environment; else the given."""
+    if person is None:
+        yield process
+        return
+    from thalweg.pipelines import people
+
+    with executor(people.environment(person, settings)) as own:
+        yield own
 
 
 def _execute(
@@ -307,7 +331,7 @@ def _execute(
 
     limit = threading.Timer(task.pipeline.timeout, end_late)
     stdin, stdout = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
-    notebook = _input(task, folder)
+    notebook = _input(task, folder, settings)
     cells = len(json.loads(notebook.read_text())["cells"])
     last: dict[str, Any] = {}
     limit.start()
@@ -333,7 +357,7 @@ def _execute(
     if late.is_set():
         end.fails(
             f"it took longer than its time limit of {task.pipeline.timeout} s; give it less to do "
-            "at once, or a longer `timeout` in its pipeline.yaml"
+            f"at once, or {LONGER[bool(task.pipeline.person)]}"
         )
     elif end.state == "succeeded" and "error" not in last:
         end.fails("the process that executes the notebook died: it was killed, or could not start")
@@ -382,16 +406,21 @@ def _memory(process: Any) -> int:
         return 0
 
 
-def _input(task: _Task, folder: Path) -> Path:
+def _input(task: _Task, folder: Path, settings: Settings) -> Path:
     """The notebook to execute: the pipeline's, or in a rerun that which was executed then."""
-    if not (task.is_rerun and task.repeats and task.repeats.notebook_uri):
-        return task.pipeline.notebook_path
-    from thalweg import storage
-    from thalweg.pipelines import report
+    if task.is_rerun and task.repeats and task.repeats.notebook_uri:
+        from thalweg import storage
+        from thalweg.pipelines import report
 
-    executed = json.loads(storage.read(task.repeats.notebook_uri))
-    path = folder / "again.ipynb"
-    path.write_text(json.dumps(report.without_record(executed)))
+        notebook = report.without_record(json.loads(storage.read(task.repeats.notebook_uri)))
+    elif task.pipeline.person:
+        from thalweg.pipelines import personal
+
+        notebook = personal.notebook(task.pipeline.name, settings)
+    else:
+        return task.pipeline.notebook_path
+    path = folder / "copy.ipynb"
+    path.write_text(json.dumps(notebook))
     return path
 
 
@@ -399,7 +428,11 @@ def _request(
     notebook: Path, task: _Task, begun: Run, folder: Path, settings: Settings
 ) -> dict[str, Any]:
     """What the executing process is told; the kernel gets this environment and these settings."""
+    from thalweg.pipelines import people
+
+    person = task.pipeline.person
     given = {f"THALWEG_{f.name.upper()}": str(getattr(settings, f.name)) for f in fields(settings)}
+    around = people.environment(person, settings) if person else {**os.environ, **given}
     run = {
         "THALWEG_RUN_ID": begun.id,
         "THALWEG_COMPUTE": task.pipeline.resources.profile,
@@ -408,13 +441,13 @@ def _request(
     if task.is_rerun:
         run["THALWEG_PINNED"] = str(begun.repeats)
     return {
-        "environ": {**os.environ, **given, **run},
+        "environ": {**around, **run},
         "log": str(folder / "log"),
         "arguments": {
             "input_path": str(notebook),
             "output_path": str(folder / "notebook.ipynb"),
             "parameters": begun.parameters,
-            "cwd": str(folder),
+            "cwd": str((people.home(person, settings) if person else None) or folder),
         },
     }
 

@@ -222,10 +222,14 @@ def set_pools(settings: Settings) -> None:
     import dagster as dg
 
     from thalweg.pipelines import specification
+    from thalweg.pipelines.personal import POOL
 
     with dg.DagsterInstance.get() as instance:
         storage = instance.event_log_storage
         limits = {pool.name: pool.limit for pool in storage.get_pool_limits()}
+        half = CONCURRENT_RUNS[settings.launcher] // 2  # the rest is for the shared pipelines
+        if limits.get(POOL, 1) != half:
+            storage.set_concurrency_slots(POOL, half)
         for file in (settings.home / "pipelines").glob(f"*/{specification.FILE}"):
             with suppress(ThalwegError):  # which the UI shows with the definitions
                 pipeline = specification.load(file.parent)

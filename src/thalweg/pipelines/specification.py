@@ -88,6 +88,12 @@ class Pipeline(Strict):
     notify: list[Notify] = Field(default=[], description="who is told when something is wrong")
 
     @property
+    def person(self) -> str | None:
+        """Whose notebook it is, of one that a person has scheduled; None of a shared pipeline."""
+        person, slash, _ = self.name.rpartition("/")
+        return person if slash else None
+
+    @property
     def notebook_path(self) -> Path:
         return self.folder / self.notebook
 
@@ -99,7 +105,8 @@ class Pipeline(Strict):
     @field_validator("name")
     @classmethod
     def _is_a_name(cls, name: str) -> str:
-        return check_name(name)
+        person, slash, own = name.rpartition("/")
+        return f"{person}{slash}{check_name(own)}"
 
     @field_validator("parameters")
     @classmethod
@@ -271,7 +278,14 @@ def all(settings: Settings | None = None) -> dict[str, Pipeline]:
 
 
 def get(name: str, settings: Settings | None = None) -> Pipeline:
-    """The pipeline of this name; `NotFound`, with the nearest name, if there is none."""
+    """The pipeline of this name; `NotFound`, with the nearest name, if there is none.
+
+    `owner/name` is a notebook that a person has scheduled.
+    """
+    if "/" in name:
+        from thalweg.pipelines import personal
+
+        return personal.get(name, settings)
     folder = (settings or load_settings()).home / "pipelines"
     names = [file.parent.name for file in folder.glob(f"*/{FILE}")]
     if name not in names:

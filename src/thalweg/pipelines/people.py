@@ -1,0 +1,55 @@
+"""In whose name a scheduled notebook runs: its environment and its working directory.
+
+The run starts with an environment made anew, of what is named here, and not with that of the
+scheduler, which holds the tokens and passwords of the hub. It has no token of the hub at all.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from thalweg.private import instance
+from thalweg.settings import Settings
+
+__all__ = ["environment", "home"]
+
+#: What a run takes over: where programs, libraries and the data are, and how to get out.
+KEPT = re.compile(
+    r"PATH|PYTHONPATH|LD_LIBRARY_PATH|DYLD_\w+|VIRTUAL_ENV|CONDA_\w+|LANG|LC_\w+|TZ|TMPDIR"
+    r"|PYICEBERG_HOME|AWS_(?!SECRET|SESSION|ACCESS|CONTAINER_AUTHORIZATION_TOKEN$)\w+"
+    r"|SSL_CERT_\w+|REQUESTS_CA_BUNDLE|https?_proxy|no_proxy|HTTPS?_PROXY|NO_PROXY|THALWEG_IMAGE"
+    r"|OMP_NUM_THREADS|RAY_\w+(?<!TOKEN)"
+)
+#: Settings that hold a password which a notebook does not need.
+SECRET = {"smtp_url"}
+
+
+def environment(person: str, settings: Settings) -> dict[str, str]:
+    """The environment of a person's run, without anything of others."""
+    kept = {name: value for name, value in os.environ.items() if KEPT.fullmatch(name)}
+    given = {
+        f"THALWEG_{each.name.upper()}": str(getattr(settings, each.name))
+        for each in fields(settings)
+        if each.name not in SECRET
+    }
+    about = {
+        "HOME": str(home(person, settings) or Path.home()),
+        "USER": person,
+        "LOGNAME": person,
+        "THALWEG_INSTANCE": instance(settings),
+        "THALWEG_PART": "scheduler",
+    }
+    return kept | given | about
+
+
+def home(person: str, settings: Settings) -> Path | None:
+    """The person's folder in the hub, or, of this account, its own; None where there is none."""
+    in_hub = settings.data_dir / "home" / person
+    if in_hub.is_dir():
+        return in_hub
+    account = pwd.getpwuid(os.getuid())
+    return Path(account.pw_dir) if account.pw_name == person else None
