@@ -99,7 +99,7 @@ def test_own_pods_are_restricted(everything):
 
 @pytest.mark.skipif(not REAL, reason="Dagster's own chart is not here: THALWEG_CHARTS")
 def test_dagsters_pods_are_restricted(everything):
-    for name in ("dagster-daemon", "dagster-dagster-webserver"):
+    for name in ("dagster-daemon", "thalweg-dagster-webserver"):
         spec = pod(named(everything, "Deployment", name))
         assert spec["securityContext"]["runAsNonRoot"]
         for container in containers(spec):
@@ -178,7 +178,7 @@ def test_everything_is_denied_that_is_not_allowed(objects):
 def test_policies_choose_pods_that_there_are(everything):
     """A label that a part's chart no longer sets would silently open or close nothing."""
     made = [{"app": "jupyterhub", "component": "singleuser-server"}, {"ray.io/is-ray-node": "yes"}]
-    made += [{"thalweg.io/run": "true"}]  # pods that are made later
+    made += [{"thalweg.io/run": "true"}, {"app.kubernetes.io/name": "thalweg-test"}]  # made later
     made += [
         each["spec"]["template"]["metadata"].get("labels", {})
         for each in by_kind(everything, "Deployment", "Job", "StatefulSet")
@@ -241,7 +241,7 @@ def test_a_package_has_the_files(chart, tmp_path):
 @pytest.mark.skipif(not REAL, reason="KubeRay's CRDs are not here: THALWEG_CHARTS")
 def test_the_ray_cluster_keeps_to_its_crd(production, chart):
     crd = chart / "charts" / "kuberay-operator" / "crds" / "ray.io_rayclusters.yaml"
-    versions = yaml.safe_load(crd.read_text())["spec"]["versions"]
+    versions = yaml.load(crd.read_text(), Loader=yaml.CSafeLoader)["spec"]["versions"]
     (schema,) = [v["schema"]["openAPIV3Schema"] for v in versions if v["name"] == "v1"]
     (ray,) = by_kind(production, "RayCluster")
     jsonschema.validate(ray, closed(schema))

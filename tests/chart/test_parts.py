@@ -4,9 +4,13 @@ import base64
 import json
 import os
 import subprocess
-from functools import cache
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
+import httpx
 import pytest
 import toolbox
 import yaml
@@ -14,6 +18,7 @@ from rendered import REAL, ROOT, named
 from test_manifests import valid
 
 from thalweg import settings as settings_module
+from thalweg.hub.state import free_ports
 from thalweg.pipelines import scheduler, specification
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -130,6 +135,9 @@ def test_a_pod_for_each_size_that_a_person_may_choose(hub, tmp_path):
     assert container["image"] == "ghcr.io/thalweg/thalweg:0.1.0"
     assert container["resources"]["limits"]["memory"] == 32 * 1024**3
     assert pod["serviceAccountName"] == "thalweg-researchers"
+    labels = hub["pods"]["rosa large"]["metadata"]["labels"]
+    assert labels["component"] == "singleuser-server", "by which network policies choose"
+    assert not REAL or labels["app"] == "jupyterhub"
     assert hub["pods"]["stan small"]["spec"]["serviceAccountName"] == "thalweg-stewards"
     assert pod["enableServiceLinks"] is False
     assert pod["securityContext"]["runAsNonRoot"]
@@ -174,11 +182,6 @@ def test_the_pods_of_a_dask_cluster(production, tmp_path):
         assert environment["THALWEG_RAW_URI"] == "s3://our-raw"
 
 
-@cache
-def dagster_yaml(text):
-    return yaml.safe_load(text)
-
-
 @pytest.mark.skipif(not REAL, reason="Dagster's own chart is not here: THALWEG_CHARTS")
 def test_the_job_of_a_run(production, tmp_path):
     """Dagster's launcher makes it of the instance, the code server's context and the pipeline."""
@@ -186,7 +189,7 @@ def test_the_job_of_a_run(production, tmp_path):
     code = named(production, "Deployment", "pipelines-code")["spec"]["template"]["spec"]
     env = {e["name"]: e.get("value") for e in code["containers"][0]["env"]}
     given = {
-        "launcher": dagster_yaml(instance)["run_launcher"]["config"],
+        "launcher": yaml.safe_load(instance)["run_launcher"]["config"],
         "context": json.loads(env["DAGSTER_CLI_API_GRPC_CONTAINER_CONTEXT"]),
         "image": env["DAGSTER_CURRENT_IMAGE"],
         "tags": {"container_config": {"resources": {"limits": {"memory": "2000M"}}}},
@@ -228,7 +231,7 @@ DECLARED = {
 @pytest.mark.skipif(not REAL, reason="Dagster's own chart is not here: THALWEG_CHARTS")
 def test_dagsters_instance_is_that_of_the_laptop(production, tmp_path):
     text = named(production, "ConfigMap", "dagster-instance")["data"]["dagster.yaml"]
-    theirs = dagster_yaml(text)
+    theirs = yaml.safe_load(text)
     settings = settings_module.load(
         {}, home=ROOT, data_dir=tmp_path, launcher="kubernetes", image="thalweg:0.1.0"
     )
@@ -243,3 +246,70 @@ def within(ours, theirs, key):
     if isinstance(mine, dict) and isinstance(other, dict):
         return all(within(mine, other, each) for each in mine)
     return mine == other
+
+
+@pytest.fixture
+def login(tmp_path):
+    """The container `login` of Dagster's pod, and pages beside it that answer `secret`."""
+    values = yaml.safe_load((ROOT / "helm/thalweg/values.yaml").read_text())
+    (container,) = values["dagster"]["dagsterWebserver"]["extraContainers"]
+    pages = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+    Thread(target=pages.serve_forever, daemon=True).start()
+    (port,) = free_ports(1)
+    shell, flag, script = container["args"]
+    script = script.replace("0.0.0.0:8000", f"127.0.0.1:{port}")
+    script = script.replace("3000", str(pages.server_port))
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "service-pipelines-token").write_text("0" * 32)
+    given = {e["name"]: e["value"] for e in container["env"]} | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT / "src"),
+        "HOME": str(tmp_path),
+        "THALWEG_HOME": str(ROOT),
+        "THALWEG_DATA_DIR": str(tmp_path),
+        # what Kubernetes tells of Dagster's service, in a release called thalweg
+        "THALWEG_DAGSTER_WEBSERVER_SERVICE_HOST": "10.0.0.1",
+        "THALWEG_DAGSTER_WEBSERVER_PORT_3000_TCP": "tcp://10.0.0.1:3000",
+    }
+    process = subprocess.Popen([shell, flag, script], env=given)
+    address = f"http://127.0.0.1:{port}/services/pipelines"
+    yield address
+    process.terminate()
+    process.wait(20)
+    pages.shutdown()
+
+
+class Pages(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"secret")
+
+    def log_message(self, *_):
+        pass
+
+
+def test_dagsters_pages_ask_for_a_login(login):
+    answer = patiently(f"{login}/runs")
+    assert answer.status_code == 302
+    assert "/hub/api/oauth2/authorize" in answer.headers["location"]
+    assert "secret" not in answer.text
+    assert httpx.get(f"{login}/graphql", headers=UPGRADE).status_code == 403
+
+
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+
+
+def patiently(url):
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            return httpx.get(url, timeout=10)
+        except httpx.TransportError:
+            assert time.monotonic() < deadline, "the login does not answer"
+            time.sleep(0.5)

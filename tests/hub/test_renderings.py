@@ -3,12 +3,15 @@
 The rendered chart is compared in tests/chart/test_renderings.py (`make chart-test`).
 """
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from traitlets.config import Config
+
+from thalweg import settings as settings_module
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "hub-config"))
@@ -38,6 +41,13 @@ SPAWNER_DIFFERENCES = {
     "environment": "compared in tests/chart",
     "pre_spawn_hook": "a folder is filled; a pod gets the account of its owner's group",
 }
+
+#: Settings that the chart has no value for, or another one.
+OF_ONE_MACHINE = {"home", "data_dir", "host", "port"}
+GIVEN_ELSEWHERE = {
+    "launcher", "image", "namespace", "database_url", "raw_uri", "runs_uri", "gridded_uri",
+    "warehouse", "smtp_url",
+}  # fmt: skip
 
 
 def config(monkeypatch, tmp_path, where):
@@ -133,3 +143,12 @@ def test_groups_of_the_institution_become_those_of_the_hub(kind, state):
 def test_stewards_reach_data_as_stewards():
     assert cluster.lab_group({"researchers", "stewards"}, GROUPS) == "stewards"
     assert cluster.lab_group({"partners"}, GROUPS) is None
+
+
+def test_the_chart_takes_the_settings_that_do_not_stand_elsewhere():
+    schema = json.loads((ROOT / "helm" / "thalweg" / "values.schema.json").read_text())
+    known = {name for name, _, _ in settings_module.describe()}
+    assert (
+        set(schema["properties"]["settings"]["properties"])
+        == known - OF_ONE_MACHINE - GIVEN_ELSEWHERE
+    )
