@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import toolbox
 import yaml
-from rendered import CHART, OPTIONS, OURS, PROFILES, REAL, ROOT, by_kind, named, run
+from rendered import CHART, OURS, PROFILES, REAL, ROOT, by_kind, named, run
 
 WORKLOADS = ("Deployment", "DaemonSet", "StatefulSet", "Job", "CronJob", "Pod")
 #: Kinds that no release of Kubernetes has.
@@ -268,13 +268,6 @@ def closed(schema):
     return made
 
 
-def test_an_upgrade_renders_what_the_version_before_had():
-    previous = sorted((ROOT / "tests" / "chart" / "previous").glob("*.yaml"))
-    if not previous:
-        pytest.skip("0.1.0 is the first version of the chart: there is none to upgrade from")
-
-
-def test_options_are_those_of_a_cluster_with_prometheus(production):
-    assert OPTIONS
-    monitor = by_kind(production, "ServiceMonitor")
-    assert monitor[0]["spec"]["endpoints"][0]["authorization"]["credentials"]["name"] == "hub"
+def test_prometheus_reads_the_hub_with_a_token(production):
+    (monitor,) = by_kind(production, "ServiceMonitor")
+    assert monitor["spec"]["endpoints"][0]["authorization"]["credentials"]["name"] == "hub"

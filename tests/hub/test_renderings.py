@@ -50,31 +50,34 @@ GIVEN_ELSEWHERE = {
 }  # fmt: skip
 
 
-def config(monkeypatch, tmp_path, where):
+def of_the_laptop(folder):
+    """What jupyterhub_config.py does."""
     c = Config()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THALWEG_DATA_DIR", str(folder))
+        sys.modules.pop("local", None)  # which reads the settings once
+        import local
     sections.update_hub(c)
-    sections.update_services(c, SERVICES, lambda name: f"http://{name}")
+    sections.update_services(c, SERVICES, local.url)
     sections.update_access(c, SERVICES, GROUPS)
     sections.update_spawner(c, SERVICES)
-    if where == "laptop":
-        monkeypatch.setenv("THALWEG_DATA_DIR", str(tmp_path))
-        sys.modules.pop("local", None)
-        import local
+    local.update(c, SERVICES)
+    return c
 
-        local.update(c, SERVICES)
-        return c
+
+def of_the_cluster(folder):
+    """What the values of the chart have the hub call."""
     for name in (*SERVICES, "prometheus"):
-        (tmp_path / f"hub.services.{name}.apiToken").write_text("0" * 32)
-    whole = Config()
-    cluster.update(whole, cluster=GIVEN, secrets=tmp_path)
-    return whole
+        (folder / f"hub.services.{name}.apiToken").write_text("0" * 32)
+    c = Config()
+    cluster.update(c, cluster=GIVEN, secrets=folder)
+    return c
 
 
-@pytest.fixture
-def both(monkeypatch, tmp_path):
-    (tmp_path / "secrets").mkdir()
-    here = config(monkeypatch, tmp_path / "hub", "laptop")
-    return here, config(monkeypatch, tmp_path / "secrets", "cluster")
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    laptop, secrets = tmp_path_factory.mktemp("laptop"), tmp_path_factory.mktemp("secrets")
+    return of_the_laptop(laptop), of_the_cluster(secrets)
 
 
 def by_name(items):

@@ -48,7 +48,7 @@
 {{- if ne $secret $v.database.existingSecret }}{{ include "thalweg.refuse" (printf "jupyterhub.hub.extraEnv.HUB_DATABASE_URL reads secret %q, and database.existingSecret is %q: name the same secret" $secret $v.database.existingSecret) }}{{ end }}
 {{- range $name, $service := include "thalweg.services" $ | fromYaml }}
 {{- if or $service.web (eq $name "dask-gateway") }}
-{{- if not (hasKey $v.jupyterhub.hub.services $name) }}{{ include "thalweg.refuse" (printf "hub-config/services.yaml has the service %q, and jupyterhub.hub.services has not: add `%s: {}` there, so that it has a token" $name $name) }}{{ end }}
+{{- if not (kindIs "map" (index $v.jupyterhub.hub.services $name)) }}{{ include "thalweg.refuse" (printf "hub-config/services.yaml has the service %q, and jupyterhub.hub.services has not: add `%s: {}` there, so that it has a token" $name $name) }}{{ end }}
 {{- end }}
 {{- end }}
 {{- if $v.jupyterhub.cull.enabled }}{{ include "thalweg.refuse" "jupyterhub.cull.enabled is true: the idle culler of hub-config/services.yaml is there already; set settings.idle_timeout instead" }}{{ end }}
