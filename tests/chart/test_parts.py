@@ -148,6 +148,10 @@ def test_a_pod_for_each_size_that_a_person_may_choose(hub, tmp_path):
     } <= mounted
 
 
+def test_a_server_that_starts_asks_kubernetes_for_its_home_and_its_pod(hub):
+    assert [name.partition("-")[0] for name in hub["started"]] == ["claim", "jupyter"][not REAL :]
+
+
 def test_lab_has_the_address_of_the_database_from_a_secret(hub):
     (container,) = hub["pods"]["rosa small"]["spec"]["containers"]
     (url,) = [e for e in container["env"] if e["name"] == "THALWEG_DATABASE_URL"]

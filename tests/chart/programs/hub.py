@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
+import kmock
 from jupyterhub.app import JupyterHub
 from kubernetes_asyncio import client
 from kubespawner import KubeSpawner
@@ -45,6 +46,31 @@ async def pods(app):
     return made
 
 
+RESOURCES = {"pods": "Pod", "events": "Event", "persistentvolumeclaims": "PersistentVolumeClaim"}
+
+
+async def started(app):
+    """What a server that starts asks a Kubernetes API to make, up to its pod."""
+    async with kmock.KubernetesEmulator() as api, kmock.Server(api):
+        for plural, kind in RESOURCES.items():
+            api.resources[f"v1/{plural}"] = kmock.ResourceInfo(
+                kind=kind, namespaced=True, verbs={"list", "watch", "get", "create"}
+            )
+        app.config.KubeSpawner.k8s_api_host = str(api.url).rstrip("/")
+        each = spawner(app, "rosa")
+        await each.load_user_options()
+        app.config.Spawner.pre_spawn_hook(each)
+        start = asyncio.create_task(each._start())
+        while not start.done() and not made(api, "pods"):
+            await asyncio.sleep(0.2)
+        start.cancel()  # no node runs it
+        return [*made(api, "persistentvolumeclaims"), *made(api, "pods")]
+
+
+def made(api, plural):
+    return [key[2] for key in api.objects._objects if key[0].plural == plural]
+
+
 def login(app, state):
     """The groups of a person of whom the provider says this."""
     return sorted(app.authenticator.auth_state_groups_key(state))
@@ -63,6 +89,7 @@ async def main(folder):
         "groups_of_staff": login(app, {"oauth_user": {"groups": ["staff", "choir"]}}),
         "services": {name: service.url for name, service in app._service_map.items()},
         "roles": {name: sorted(role.get("scopes", ())) for name, role in roles.items()},
+        "started": await started(app),  # first: the first client of Kubernetes is kept
         "pods": await pods(app),
     }
     print("RESULT" + json.dumps(said))
