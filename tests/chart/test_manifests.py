@@ -1,13 +1,14 @@
 """What helm makes of each profile is valid, hangs together, and is closed."""
 
 import json
+import shutil
 import subprocess
 
 import jsonschema
 import pytest
 import toolbox
 import yaml
-from rendered import CHART, OURS, PROFILES, REAL, ROOT, by_kind, named, run
+from rendered import CHART, OURS, PROFILES, REAL, ROOT, by_kind, named, render, run
 
 WORKLOADS = ("Deployment", "DaemonSet", "StatefulSet", "Job", "CronJob", "Pod")
 #: Kinds that no release of Kubernetes has.
@@ -224,6 +225,25 @@ def test_no_file_of_the_chart_is_a_copy():
     for link in (CHART / "files").iterdir():
         assert link.is_symlink()
         assert link.resolve() == ROOT / link.name
+
+
+def test_pods_start_anew_where_a_file_has_changed_and_only_there(chart, tmp_path):
+    def checksums(of):
+        made = render(of, PROFILES["small"], OURS)
+        return {
+            each["spec"]["template"]["metadata"]["annotations"]["checksum/files"]
+            for each in by_kind(made, "Deployment")
+            if is_ours(each)
+        }
+
+    same, other = tmp_path / "same", tmp_path / "other"
+    shutil.copytree(chart, same)
+    shutil.copytree(chart, other)
+    notebook = other / "files" / "pipelines" / "evaluate" / "notebook.ipynb"
+    notebook.write_text(notebook.read_text() + "\n")
+    assert len(checksums(chart)) == 1
+    assert checksums(chart) == checksums(same)
+    assert checksums(chart) != checksums(other)
 
 
 def test_a_package_has_the_files(chart, tmp_path):

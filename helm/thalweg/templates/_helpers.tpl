@@ -149,5 +149,12 @@ envFrom: [{configMapRef: {name: thalweg-environment}}]
 
 {{- /* Pods that use new files are started anew. */ -}}
 {{- define "thalweg.checksum" -}}
-checksum/files: {{ print (.Files.Glob "files/catalogs/**").AsConfig (.Files.Glob "files/pipelines/**").AsConfig (.Files.Glob "files/dashboards/**").AsConfig (include "thalweg.environment" .) | sha256sum }}
+{{- /* Not AsConfig, which keeps one file of each name. */ -}}
+{{- $files := dict }}
+{{- range $folder := list "catalogs" "pipelines" "dashboards" }}
+{{- range $path, $content := $.Files.Glob (printf "files/%s/**" $folder) }}
+{{- $_ := set $files $path (toString $content) }}
+{{- end }}
+{{- end }}
+checksum/files: {{ print (toJson $files) (include "thalweg.environment" .) | sha256sum }}
 {{- end }}
