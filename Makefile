@@ -32,6 +32,10 @@ test: env ## Run all tests: units, real servers, a real browser
 test-fast: env ## Run the tests that do not start the whole hub
 	@$(BIN)/python -m pytest -m "not e2e and not hub" -n 2 --dist loadfile
 
+.PHONY: chart-test
+chart-test: env ## Render the chart with helm and check what it makes; THALWEG_CHARTS=folder of its parts
+	@$(BIN)/python -m pytest tests/chart
+
 .PHONY: lint
 lint: env ## Check style, types and data files
 	@$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -280,12 +280,58 @@ def _kind(each: dict[str, Any]) -> str:
         return each["$ref"].rpartition("/")[2].lower()
     inner = each.get("items") or each.get("additionalProperties")
     words = {"array": "list of ", "object": "by name: "}
-    return words[each["type"]] + _kind(inner) if inner else each.get("type", "any")
+    return words[each["type"]] + _kind(inner) if inner else _type(each.get("type", "any"))
+
+
+def _type(said: str | list[str]) -> str:
+    return said if isinstance(said, str) else " or ".join(said)
 
 
 def _default(each: dict[str, Any]) -> str:
     default = each.get("default")
     return "" if default in (None, [], {}) or isinstance(default, dict) else f"`{default}`"
+
+
+def chart_page() -> str:
+    chart = load().home / "helm" / "thalweg"
+    schema = json.loads((chart / "values.schema.json").read_text())
+    defaults = yaml.safe_load((chart / "values.yaml").read_text())
+    about = ""
+    for name, each in schema["properties"].items():
+        rows = [
+            (f"`{key}`", _kind(leaf), _of_chart(defaults, key), leaf["description"])
+            for key, leaf in _leaves(name, each)
+        ]
+        about += f"\n## {name}\n\n{each['description']}.\n"
+        if rows[0][0] != f"`{name}`":
+            about += f"\n{table(('key', 'type', 'default', 'what it is'), rows)}\n"
+        elif each["type"] != "object":
+            about += f"\nDefault: {rows[0][2] or 'none'}.\n"
+    return f"""# Values of the chart
+
+What `helm/thalweg` takes, as its `values.schema.json` says; an unknown key or a wrong value is
+refused. In `profiles/` are sets of values to begin with: `small`, `production`, `workshop`.
+{about}"""
+
+
+def _leaves(key: str, schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each key below this one that is no group of keys; NAME stands for names of one's own."""
+    by_name = schema.get("additionalProperties")
+    if "properties" in schema:
+        for name, each in schema["properties"].items():
+            yield from _leaves(f"{key}.{name}", each)
+    elif isinstance(by_name, dict) and "properties" in by_name:
+        yield from _leaves(f"{key}.NAME", by_name)
+    else:
+        yield key, schema
+
+
+def _of_chart(defaults: Any, key: str) -> str:
+    """The default of a key of the chart; nothing, where there is none or it is a long one."""
+    for part in key.split("."):
+        defaults = defaults.get(part) if isinstance(defaults, dict) else None
+    said = json.dumps(defaults)
+    return "" if defaults in (None, "", [], {}) or len(said) > 60 else f"`{said}`"
 
 
 def sources_page() -> str:
@@ -321,4 +367,5 @@ PAGES = {
     "metrics": metrics_page,
     "sources": sources_page,
     "services": services_page,
+    "chart": chart_page,
 }

@@ -100,6 +100,11 @@ def documented() -> Iterator[tuple[str, str]]:
             yield "contracts", each
     for name in yaml.safe_load((ROOT / "hub-config" / "services.yaml").read_text()):
         yield "services", name
+    chart = json.loads((ROOT / "helm" / "thalweg" / "values.schema.json").read_text())
+    for name, value in chart["properties"].items():
+        yield "chart", name
+        for key in value.get("properties", ()):
+            yield "chart", f"{name}.{key}"
     for name, pipeline in specification.all(settings.load({}, home=ROOT)).items():
         yield "pipelines", name
         for parameter in pipeline.parameters:
