@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from thalweg.cli import catalog, hub, ingest, metrics, pipelines, raw, runs, warehouse
+from thalweg.cli import catalog, deploy, hub, ingest, metrics, pipelines, raw, runs, warehouse
 from thalweg.errors import ThalwegError
 
 __all__ = ["app", "main"]
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (hub, pipelines, runs, metrics, catalog, ingest, warehouse, raw):
+for group in (hub, pipelines, runs, metrics, catalog, ingest, warehouse, raw, deploy):
     group.register(app)
 
 

@@ -5,6 +5,11 @@ output "region" {
   value       = module.hub.region
 }
 
+output "account" {
+  description = "Account of everything here, whose Glue catalogue holds the tables"
+  value       = module.hub.account
+}
+
 output "raw_bucket" {
   description = "Setting raw_uri, after s3://"
   value       = module.hub.buckets["raw"]

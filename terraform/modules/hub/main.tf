@@ -1,5 +1,6 @@
 # The whole of one environment, from the modules beside this one. An environment is a call of it.
 
+data "aws_caller_identity" "this" {}
 data "aws_region" "this" {}
 
 locals {

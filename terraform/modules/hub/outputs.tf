@@ -3,6 +3,11 @@ output "region" {
   description = "Region of everything here"
 }
 
+output "account" {
+  value       = data.aws_caller_identity.this.account_id
+  description = "Account of everything here"
+}
+
 output "buckets" {
   value       = module.storage.buckets
   description = "Name of each bucket by its meaning"
