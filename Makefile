@@ -70,7 +70,7 @@ terraform-test: .cache/checkov/.installed ## Check Terraform's files with a mock
 	@$(BIN)/python -m pytest tests/terraform/test_modules.py --durations=5
 
 .PHONY: terraform-apply-test
-terraform-apply-test: .cache/moto/.installed ## Apply and destroy dev against a stand-in of AWS on this machine
+terraform-apply-test: .cache/moto/.installed ## Apply dev against a stand-in of AWS on this machine
 	@$(BIN)/python -m pytest tests/terraform/test_apply.py --durations=5
 
 .PHONY: workflows-test
