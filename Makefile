@@ -61,3 +61,23 @@ bench: env ## Measure: start, idle memory, run overhead; prints tables
 .PHONY: environment.yml
 environment.yml: env ## Write the image's conda environment from the lock
 	@$(BIN)/python tools/environment_yml.py
+
+# Checkers whose dependencies are not ours, each in an environment of its own.
+UV = $(firstword $(shell command -v uv) .uv/bin/uv)
+.cache/%/.installed: tools/requirements/%.txt | .venv/.installed
+	@$(UV) venv --quiet --clear --python $(BIN)/python .cache/$*
+	@$(UV) pip install --quiet --python .cache/$*/bin/python -r $<
+	@touch $@
+
+.PHONY: terraform-test
+terraform-test: .cache/checkov/.installed ## Check Terraform's files with a mocked AWS, and with checkov
+	@$(BIN)/python -m pytest tests/terraform/test_modules.py --durations=5
+
+.PHONY: terraform-apply-test
+terraform-apply-test: .cache/moto/.installed ## Apply and destroy dev against a stand-in of AWS on this machine
+	@$(BIN)/python -m pytest tests/terraform/test_apply.py --durations=5
+
+.PHONY: workflows-test
+workflows-test: .cache/workflows/.installed ## Check GitHub's workflows: form, pins, permissions, injection
+	@PATH="$(CURDIR)/.cache/workflows/bin:$$PATH" actionlint
+	@.cache/workflows/bin/zizmor --offline --quiet .github

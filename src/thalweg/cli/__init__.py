@@ -8,7 +8,18 @@ import sys
 
 import typer
 
-from thalweg.cli import catalog, hub, ingest, metrics, pipelines, raw, runs, schedules, warehouse
+from thalweg.cli import (
+    catalog,
+    deploy,
+    hub,
+    ingest,
+    metrics,
+    pipelines,
+    raw,
+    runs,
+    schedules,
+    warehouse,
+)
 from thalweg.errors import ThalwegError
 
 __all__ = ["app", "main"]
@@ -21,7 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (hub, pipelines, schedules, runs, metrics, catalog, ingest, warehouse, raw):
+for group in (
+    hub, pipelines, schedules, runs, metrics, catalog, ingest, warehouse, raw, deploy
+):  # fmt: skip
     group.register(app)
 
 

@@ -1,0 +1,4 @@
+variable "name" {
+  description = "Name of the environment, before that of each thing in it"
+  type        = string
+}

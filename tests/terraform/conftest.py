@@ -1,0 +1,3 @@
+"""Not for `make test`: these take minutes and tools of their own. See `make terraform-test`."""
+
+collect_ignore_glob = ["test_*.py"]
