@@ -17,7 +17,7 @@ from tornado.web import RequestHandler
 
 from thalweg.dashboards.served import Stored
 from thalweg.errors import InvalidInput, NotFound, ThalwegError, Unavailable
-from thalweg.pipelines import history, personal
+from thalweg.pipelines import history, pages, personal
 from thalweg.pipelines.parts import Schedule
 from thalweg.pipelines.personal import Person
 from thalweg.settings import Settings
@@ -108,12 +108,12 @@ def _arguments(body: bytes) -> dict[str, Any]:
     return arguments
 
 
-def _notebook(run_id: str, who: Person) -> str:
+def _notebook(run_id: str, who: Person) -> bytes:
     run = history.get(run_id)
     owner, slash, _ = run.pipeline.rpartition("/")
-    if not slash or not (who.is_admin or owner == who.name) or run.html_uri is None:
-        raise NotFound(f"no run {run_id!r} of yours with a notebook that was kept")
-    return run.html_uri
+    if not slash or not (who.is_admin or owner == who.name):
+        raise NotFound(f"no run {run_id!r} of yours")
+    return pages.read(run)
 
 
 #: What `panel serve --plugins` adds.
