@@ -46,7 +46,7 @@ SPAWNER_DIFFERENCES = {
 OF_ONE_MACHINE = {"home", "data_dir", "host", "port"}
 GIVEN_ELSEWHERE = {
     "launcher", "image", "namespace", "database_url", "raw_uri", "runs_uri", "gridded_uri",
-    "warehouse", "smtp_url",
+    "warehouse", "smtp_url", "schedules_url",
 }  # fmt: skip
 
 

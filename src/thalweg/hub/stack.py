@@ -212,12 +212,15 @@ class Stack:
 
         It gives way to JupyterHub, which people wait for.
         """
-        done = subprocess.run(
-            ["nice", sys.executable, "-m", "thalweg", "migrate"],
-            env=os.environ | environment.service_environment(self.settings),
-            capture_output=True,
-            text=True,
-        )
+        command = ["nice", sys.executable, "-m", "thalweg", "migrate"]
+        around = os.environ | environment.service_environment(self.settings)
+        until = time.monotonic() + 30
+        while True:
+            done = subprocess.run(command, env=around, capture_output=True, text=True)
+            # After a kill the store's door opens up to five seconds before its volumes are known.
+            is_early = "does not answer" in done.stderr and time.monotonic() < until
+            if not (done.returncode and is_early) or self.stopping.wait(0.5):
+                break
         if done.returncode:
             raise Unavailable(f"the databases could not be brought up to date: {done.stderr}")
 
