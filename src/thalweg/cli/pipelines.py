@@ -119,7 +119,7 @@ def backfill(
     if json:
         print_json(asdict(done))
     else:
-        _print_backfilled(done, partitions)
+        _print_backfilled(done, f"{partitions} --again" if again else partitions)
     if done.failed or done.left:
         raise typer.Exit(1)
 
@@ -265,7 +265,7 @@ def schema() -> None:
     typer.echo(specification.schema(), nl=False)
 
 
-def _print_backfilled(done: Backfilled, partitions: str) -> None:
+def _print_backfilled(done: Backfilled, arguments: str) -> None:
     said = {"failed": done.failed, "left out, as another run works on it": done.busy}
     rows = [
         [key, what, why.partition("\n")[0]]
@@ -280,7 +280,7 @@ def _print_backfilled(done: Backfilled, partitions: str) -> None:
     }  # fmt: skip
     typer.echo(f"{done.pipeline}: " + ", ".join(f"{n} {what}" for what, n in counts.items() if n))
     if done.failed or done.left:
-        again = f"thalweg backfill {done.pipeline} {partitions}"
+        again = f"thalweg backfill {done.pipeline} {arguments}"
         typer.echo(f"Why: thalweg runs list --pipeline {done.pipeline}; go on: {again}")
 
 

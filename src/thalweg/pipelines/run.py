@@ -390,7 +390,7 @@ def _watch(
             continue
         next_beat = time.monotonic() + BEAT
         with suppress(Unavailable):  # the next one may get through
-            if by := history.beat(begun.id, settings):
+            if (by := history.beat(begun.id, settings)) and not done.is_set():
                 end.fails(f"cancelled by {by}", "cancelled")
                 return _stop(process)
     return None
