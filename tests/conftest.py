@@ -43,11 +43,8 @@ def store_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
     try:
         yield settings
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        process.kill()  # an orderly end takes it up to twenty seconds, and nothing is kept
+        process.wait()
         object_store.remove_sockets(settings)
         S3FileSystem.clear_instance_cache()  # the next store is at another port
 

@@ -89,10 +89,11 @@ def who_asks_is_who_the_login_says(
     assert httpx.get(f"{address}/api/find", headers=ADA).status_code == 405
 
     done = history.begin(database.new_id(), "ada/report", {}, "schedule", home, user="ada")
-    uri = f"{home.runs_uri}/ada/{done.id}.html"
-    storage.put_new(uri, b"<p>mine</p>")
+    uri = f"{home.runs_uri}/ada/{done.id}"
+    storage.put_new(f"{uri}.html", b"<p>mine</p>")
+    stored = {"notebook_uri": f"{uri}.ipynb", "html_uri": f"{uri}.html"}
     now = dt.datetime.now(dt.UTC)
-    history.end(replace(done, state="succeeded", ended_at=now, html_uri=uri), home)
+    history.end(replace(done, state="succeeded", ended_at=now, **stored), home)
     seen = [
         httpx.get(f"{address}/notebook/{done.id}", headers=h, timeout=60) for h in (ADA, BOB, ADMIN)
     ]
