@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 import httpx
 import nbformat
 import pytest
+from bokeh.util.token import generate_jwt_token, get_session_id
 from playwright.sync_api import Browser, Page, expect
+from websocket import create_connection
 
 import thalweg
 from thalweg import database, settings, storage
@@ -99,6 +102,8 @@ def who_asks_is_who_the_login_says(
     ]
     assert [each.status_code for each in seen] == [200, 404, 200]
 
+    nobody_opens_a_page_of_another(address)
+
     # In a server that the login lets not in, the library goes not around it.
     monkeypatch.setenv("THALWEG_SCHEDULES_URL", address)
     for token, says in (("", "expected the token"), ("x", "through the hub's login")):
@@ -117,6 +122,20 @@ def who_asks_is_who_the_login_says(
         thalweg.schedule(tmp_path / "x.ipynb", cron="61 * * * *")
     with pytest.raises(InvalidInput, match="plain values"):
         thalweg.schedule(tmp_path / "x.ipynb", cron="1 * * * *", parameters={"days": {1}})
+
+
+def nobody_opens_a_page_of_another(address: str) -> None:
+    """By a session's token in which they have put another's name."""
+    socket = address.replace("http", "ws") + "/schedules/ws"
+    page = httpx.get(f"{address}/schedules", headers=BOB, timeout=60).text
+    (own,) = re.findall(r'"token":\s*"([^"]+)"', page)
+    about = {"headers": ADMIN, "cookies": {}, "arguments": {}}
+    forged = generate_jwt_token(get_session_id(own), signed=False, extra_payload=about)
+    for token in (forged, f"{forged}.{own.partition('.')[2]}"):
+        with closing(create_connection(socket, subprotocols=["bokeh", token], timeout=30)) as shut:
+            assert shut.recv() == "", "no more than the end of the connection"
+    with closing(create_connection(socket, subprotocols=["bokeh", own], timeout=30)) as opened:
+        assert "ACK" in opened.recv()
 
 
 def as_the_login_does(post: Callable[..., httpx.Response]) -> Callable[..., httpx.Response]:

@@ -7,6 +7,7 @@ HTTP requests alone, and hands any websocket on; here a websocket needs it as we
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 import sys
@@ -18,7 +19,7 @@ from tornado import web
 from thalweg import settings as settings_module
 from thalweg.hub import state
 
-__all__ = ["ADMIN", "USER", "LoginProxy"]
+__all__ = ["ADMIN", "USER", "LoginProxy", "signing"]
 
 #: Headers by which the app learns who asks, and whether an admin of the hub; those that a client
 #: sends are replaced.
@@ -57,6 +58,16 @@ class LoginProxy(StandaloneProxyServer):  # type: ignore[misc]
         return Handler, arguments
 
 
+def signing(token: str) -> dict[str, str]:
+    """The environment by which Panel signs its sessions, with a key that follows from the token.
+
+    A page's websocket tells by its session's token who asked for the page. Unsigned, anybody who
+    may open the page could write another's name there.
+    """
+    key = hmac.new(token.encode(), b"sessions of Bokeh", "sha256").hexdigest()
+    return {"BOKEH_SIGN_SESSIONS": "yes", "BOKEH_SECRET_KEY": key}
+
+
 def identity(name: str, url: str, token: str) -> dict[str, str]:
     """The environment by which JupyterHub's own code knows which service it is."""
     access = json.dumps([f"access:services!service={name}"])
@@ -74,5 +85,6 @@ def identity(name: str, url: str, token: str) -> dict[str, str]:
 
 if __name__ == "__main__":
     name, url, *options = sys.argv[1:]
-    os.environ.update(identity(name, url, state.service_token(settings_module.load(), name)))
+    token = state.service_token(settings_module.load(), name)
+    os.environ.update(identity(name, url, token) | signing(token))
     LoginProxy.launch_instance(options)
