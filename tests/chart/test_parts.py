@@ -224,6 +224,7 @@ DECLARED = {
     "schedules": "threads for ticks, the chart's default",
     "sensors": "threads for ticks, the chart's default",
     "backfills": "threads for ticks, the chart's default",
+    "run_queue": "the chart cannot say it; there the code server does not end with the daemon",
     "run_launcher": "the chart gives the launcher's part by the code server's context",
     "run_storage": "the chart names each of the three stores, the laptop all in one",
     "event_log_storage": "the same",
