@@ -8,6 +8,7 @@ import resource
 import statistics
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -34,7 +35,7 @@ FIVE = ("kge", "nse", "rmse", "relative_bias", "pearson_r")
 OURS, LIMIT = "Thalweg, tables by name", "DuckDB on Parquet, written by hand"
 PANDAS, SCORES = "pandas, groupby-apply", "scores, a call a metric and place"
 ALL = "Thalweg, all metrics of single values"
-WORKERS = "Thalweg, Dask workers of one thread: {}"
+WORKERS = "Thalweg, Dask workers of one thread (memory: of the client): {}"
 #: Seconds and GB of TEEHR 0.8 on the machine of docs/performance.md, on its joined view, the second
 #: and third call; it is not run here.
 TEEHR = {SMALL: (8.2, 4.7), LARGE: (71.3, 15.9)}
@@ -135,8 +136,9 @@ def _measure(size: int, repeats: int) -> dict[str, Way]:
 
 
 def _apart(way: Callable[[], float], repeats: int) -> Way:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_timed, (way, repeats))
+    # not a Pool, whose processes may have none of their own: Dask's workers
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_timed, way, repeats).result()
 
 
 def _timed(way: Callable[[], float], repeats: int) -> Way:
