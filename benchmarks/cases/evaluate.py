@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import resource
 import statistics
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import chdir
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -71,8 +71,11 @@ class Way:
 
 def measure(repeats: int, *sizes: int) -> dict[int, dict[str, Way]]:
     """Each way in a process of its own; the slow ones with the small size only."""
-    with stores.store(), tempfile.TemporaryDirectory(prefix="thalweg-bench-") as folder:
-        os.chdir(folder)
+    with (
+        stores.store(),
+        tempfile.TemporaryDirectory(prefix="thalweg-bench-") as folder,
+        chdir(folder),
+    ):
         return {size: _measure(size, repeats) for size in sizes or ROWS}
 
 

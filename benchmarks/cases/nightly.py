@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import multiprocessing
-import os
 import statistics
 import tempfile
+from contextlib import chdir
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -41,8 +41,11 @@ class Kept:
 def measure(repeats: int, *sizes: int) -> dict[int, Kept]:
     """Each size in a process of its own."""
     found = {}
-    with stores.store(), tempfile.TemporaryDirectory(prefix="thalweg-bench-") as folder:
-        os.chdir(folder)
+    with (
+        stores.store(),
+        tempfile.TemporaryDirectory(prefix="thalweg-bench-") as folder,
+        chdir(folder),
+    ):
         for size in sizes or ROWS:
             load(size)
             stores.empty("monthly_statistics")
