@@ -66,7 +66,10 @@ STATISTICS = {
     "covariance": Statistic("covar_pop(secondary_value, primary_value)"),
     "mean_of_errors": Statistic("avg(secondary_value - primary_value)"),
     "mean_of_absolutes": Statistic("avg(abs(secondary_value - primary_value))"),
-    "mean_of_squares": Statistic("avg((secondary_value - primary_value) ** 2)"),
+    # a product: a power takes DuckDB ten times as long
+    "mean_of_squares": Statistic(
+        "avg((secondary_value - primary_value) * (secondary_value - primary_value))"
+    ),
     "sd_primary_rank": Statistic(_spread("primary_rank"), "ranked"),
     "sd_secondary_rank": Statistic(_spread("secondary_rank"), "ranked"),
     "covariance_of_ranks": Statistic("covar_pop(secondary_rank, primary_rank)", "ranked"),

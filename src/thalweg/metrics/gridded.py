@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import xarray as xr
 
 from thalweg.errors import InvalidInput, NotFound, nearest
-from thalweg.metrics.pairs import CONFIG
+from thalweg.metrics.pairs import database
 from thalweg.metrics.question import defined, listed, needs
 from thalweg.metrics.table import DEFAULT, METRICS
 
@@ -86,7 +85,7 @@ def evaluate_gridded(
     cells = pa.table({str(name): each.to_numpy().ravel() for name, each in statistics.items()})
     cells = cells.append_column("cell", pa.array(np.arange(count.size)))
     shown = ", ".join(f"{defined(METRICS[name].sql, minimum)} AS {name}" for name in names)
-    with duckdb.connect(config=CONFIG) as connection:
+    with database() as connection:
         connection.register("cells", cells)
         known = ", ".join(f"CASE WHEN isfinite({c}) THEN {c} END AS {c}" for c in statistics)
         rows = f"SELECT cell, {known} FROM cells"  # noqa: S608

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 from pyiceberg.expressions import EqualTo
 
@@ -206,8 +205,7 @@ def _put_together(found: Sequence[pa.Table], kept: Named, todo: _Todo) -> tuple[
     }
     key = ", ".join([*KEYS, "lead_time_bin", "month"])
     made = f"{'true' if todo.everything else 'false'} OR ({PLACE}, month) IN (FROM again)"
-    with duckdb.connect(config=pairs.CONFIG) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with pairs.database() as connection:
         for name, table in tables.items():
             connection.register(name, table)
         # No row is ever taken away: one that holds no pair any more says so.
@@ -242,7 +240,7 @@ def _metrics(
 def _gone(new: pa.Table, names: Sequence[str], skill: Named, places: set[str]) -> pa.Table:
     """Of groups that there are no more, a row that says so."""
     old = skill.only(inputs.within(PLACE, places)).read()
-    with duckdb.connect(config=pairs.CONFIG) as connection:
+    with pairs.database() as connection:
         connection.register("old", old)
         connection.register("new", new)
         connection.register("places", pa.table({PLACE: pa.array(sorted(places), pa.string())}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from thalweg.codes import once_each
 from thalweg.errors import InvalidInput
 from thalweg.metrics.pairs import CROSSWALK, PRIMARY, SECONDARY, columns_of
 from thalweg.settings import Settings
-from thalweg.warehouse.access import definition, state
+from thalweg.warehouse.access import definition, state, table_at
 from thalweg.warehouse.access import table as iceberg_table
 
 __all__ = [
@@ -38,7 +39,7 @@ __all__ = [
 Frame = Any
 #: About as many rows of both series are paired at once. What a piece holds depends on the data
 #: alone: the last digit of a sum depends on what stands beside it, and is the same everywhere.
-ROWS = 2_000_000
+ROWS = 3_000_000
 #: Up to so many rows are read at once where there is no cluster; of more, each piece reads its own.
 AT_ONCE = 50_000_000
 #: Of more locations than this, those between them are read too, and left aside: a range is cheaper
@@ -190,14 +191,16 @@ def of_places(series: Part, places: Collection[str]) -> Part:
 
 
 def _spans(wanted: Mapping[int, set[str]], rows: Counter[int]) -> Iterator[list[int]]:
-    """Months of the same places, with no other between them, of not too many rows together."""
+    """Months of the same places, with no other between them, cut into pieces of about one size."""
     following = dict(pairwise(sorted(rows)))
+    total = sum(rows[each] for each in wanted)
+    size = total / max(1, math.ceil(total / ROWS))
     span: list[int] = []
     for month in sorted(wanted):
         if span and (
             following.get(span[-1]) != month
             or wanted[month] != wanted[span[0]]
-            or sum(rows[each] for each in (*span, month)) > ROWS
+            or sum(rows[each] for each in span) + rows[month] / 2 > size
         ):
             yield span
             span = []
@@ -281,7 +284,7 @@ def source(frame: Frame, columns: Sequence[str], settings: Settings | None) -> p
 def _rows(source: pa.Table | Named) -> int:
     if isinstance(source, pa.Table):
         return len(source)
-    found = iceberg_table(source.name, source.settings)
+    found = table_at(source.name, source.snapshot_id, source.settings)
     snapshot = found.snapshot_by_id(source.snapshot_id) if source.snapshot_id else None
     summary = snapshot.summary if snapshot else None
     return int(str(summary["total-records"] or 0)) if summary else 0

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from thalweg.metrics import inputs, pairs, scale
@@ -105,13 +104,15 @@ def merged(kept: pa.Table, keys: Sequence[str], names: Sequence[str], minimum: i
     )
     shown = ", ".join(["count", *(f"{defined(METRICS[n].sql, minimum)} AS {n}" for n in names)])
     parts = ["SELECT NULL::BIGINT AS lead_time_bin WHERE false"]
-    for by, where in ((keys, "true"), ([*keys, "lead_time_bin"], "lead_time_bin IS NOT NULL")):
+    bins = ([*keys, "lead_time_bin"], "lead_time_bin IS NOT NULL")
+    has_bins = kept["lead_time_bin"].null_count < len(kept)
+    for by, where in ((keys, "true"), *([bins] if has_bins else [])):
         each = ", ".join(by)
         rows = f"SELECT * RENAME (count AS n) FROM kept WHERE {where}"  # noqa: S608
         rows = f"SELECT *, {means} FROM ({rows}) WINDOW w AS (PARTITION BY {each})"  # noqa: S608
         of = ", ".join([each, "sum(n)::BIGINT AS count", *([made] if made else [])])
         parts.append(f"SELECT {each}, {shown} FROM (SELECT {of} FROM ({rows}) GROUP BY {each})")  # noqa: S608
-    with duckdb.connect(config=pairs.CONFIG) as connection:
+    with pairs.database() as connection:
         connection.register("kept", kept)
         return connection.sql(" UNION ALL BY NAME ".join(parts)).to_arrow_table()
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from thalweg.errors import InvalidInput
 from thalweg.metrics.inputs import Frame, everything
-from thalweg.metrics.pairs import CONFIG, check_once, columns_of
+from thalweg.metrics.pairs import check_once, columns_of, database
 from thalweg.settings import Settings
 
 __all__ = ["runoff_ratio"]
@@ -86,8 +86,7 @@ def runoff_ratio(
     flows = columns_of(everything(flow, SERIES, settings), SERIES, "flow")
     rains = columns_of(everything(rainfall, SERIES, settings), SERIES, "rainfall")
     sizes = columns_of(everything(areas, AREAS, settings), AREAS, "areas")
-    with duckdb.connect(config=CONFIG) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with database() as connection:
         for name, rows in {"flow": flows, "rain": rains, "area": sizes}.items():
             connection.register(name, rows)
         check_once(sizes.filter(pc.field("attribute_name") == AREA), ("location_id",), "areas")

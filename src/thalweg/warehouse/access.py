@@ -26,7 +26,7 @@ from thalweg.errors import InvalidInput, NotFound, Unavailable, nearest
 from thalweg.settings import Settings, load
 from thalweg.warehouse.schema import NAMESPACE, TABLES, TEXT, TableDefinition
 
-__all__ = ["catalog", "definition", "names", "read", "table", "texts_of"]
+__all__ = ["catalog", "definition", "names", "read", "table", "table_at", "texts_of"]
 
 # It tells for each file that texts are read as what we ask for.
 logging.getLogger("pyiceberg.io.pyarrow").addFilter(
@@ -68,15 +68,30 @@ def _catalog(name: str, environment: tuple[tuple[str, str], ...], age: int) -> C
 
 def table(name: str, settings: Settings | None = None) -> Table:
     """The Iceberg table, as of now."""
+    return _table(name, catalog(settings))
+
+
+def _table(name: str, of: Catalog) -> Table:
     definition(name)
-    found = catalog(settings)
     try:
-        with reachable(found.name):
-            return found.load_table((NAMESPACE, name))
+        with reachable(of.name):
+            return of.load_table((NAMESPACE, name))
     except NoSuchTableError:
         raise Unavailable(
             f"table {name!r} is not in the catalogue yet; run `thalweg.warehouse.migrate()`"
         ) from None
+
+
+def table_at(name: str, snapshot_id: int | None, settings: Settings | None = None) -> Table:
+    """The table as it was when first asked for this snapshot, which does not change; else, now."""
+    if snapshot_id is None:
+        return table(name, settings)
+    return _table_at(name, snapshot_id, catalog(settings))
+
+
+@lru_cache(maxsize=16)
+def _table_at(name: str, snapshot_id: int, of: Catalog) -> Table:
+    return _table(name, of)
 
 
 def read(
@@ -123,7 +138,7 @@ def read(
         if column not in declared.columns:
             hint = nearest(column, declared.columns)
             raise NotFound(f"unknown column {column!r} of {name}{hint}")
-    found = table(name, settings)
+    found = table_at(name, snapshot_id, settings)
     snapshot = found.snapshot_by_id(snapshot_id) if snapshot_id else None
     if snapshot_id and snapshot is None:
         raise NotFound(f"table {name!r} has no snapshot {snapshot_id}")

@@ -20,7 +20,7 @@ from thalweg import record
 from thalweg.errors import NotFound, nearest
 from thalweg.settings import Settings
 from thalweg.warehouse import files
-from thalweg.warehouse.access import definition, reachable, table
+from thalweg.warehouse.access import definition, reachable, table, table_at
 from thalweg.warehouse.schema import PROVENANCE, TableDefinition
 
 __all__ = ["changes", "mark", "marked", "rows_by_month"]
@@ -72,7 +72,7 @@ def rows_by_month(
     name: str, snapshot: int | None, settings: Settings | None = None
 ) -> dict[int, int]:
     """Number of rows of each month since January 1970 that a table has, without reading them."""
-    declared, found = definition(name), table(name, settings)
+    declared, found = definition(name), table_at(name, snapshot, settings)
     if snapshot is None or declared.month_of is None:
         return {}
     counted = Counter[int]()
