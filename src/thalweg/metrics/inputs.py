@@ -6,6 +6,7 @@ import datetime as dt
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -111,7 +112,7 @@ def parts(
     forecast = source(secondary, FORECAST, settings)
     ids = sorted(set(links["primary_location_id"].to_pylist()))
     rows = _rows(observed) + _rows(forecast)
-    count = 1 if whole else max(1, min(len(ids), round(rows / ROWS)))
+    count = 1 if whole else max(1, min(len(ids), math.ceil(rows / ROWS)))
     if count == 1 and (isinstance(crosswalk, str) or isinstance(forecast, pa.Table)):
         yield Part(observed, forecast, links)
         return
@@ -130,19 +131,24 @@ def large(
     """The series, not yet read, if they are tables of the warehouse of more rows than a piece."""
     if not isinstance(primary, str | Named) or not isinstance(secondary, str | Named):
         return None
-    observed, forecast = source(primary, OBSERVED, settings), source(secondary, FORECAST, settings)
-    if _rows(observed) + _rows(forecast) <= ROWS:
-        return None
-    links = columns_of(everything(crosswalk, CROSSWALK, settings), CROSSWALK, "crosswalk")
-    return Part(observed, forecast, links)
+    wanted = (primary, OBSERVED), (secondary, FORECAST)
+    with ThreadPoolExecutor() as pool:  # each waits for the catalogue
+        links = pool.submit(everything, crosswalk, CROSSWALK, settings)
+        observed, forecast = pool.map(lambda of: source(*of, settings), wanted)
+        if sum(pool.map(_rows, (observed, forecast))) <= ROWS:
+            return None
+        return Part(observed, forecast, columns_of(links.result(), CROSSWALK, "crosswalk"))
 
 
 def sizes(series: Part) -> Counter[int]:
     """Number of rows of both series by month since January 1970; none of what is no table."""
     counted = Counter[int]()
-    for each in (series.primary, series.secondary):
-        if isinstance(each, Named):
-            counted.update(warehouse.rows_by_month(each.name, each.snapshot_id, each.settings))
+    tables = [each for each in (series.primary, series.secondary) if isinstance(each, Named)]
+    with ThreadPoolExecutor() as pool:
+        for found in pool.map(
+            lambda of: warehouse.rows_by_month(of.name, of.snapshot_id, of.settings), tables
+        ):
+            counted.update(found)
     return counted
 
 
