@@ -108,12 +108,19 @@ def test_pipelines_are_listed_shown_and_checked(home: Settings) -> None:
     assert "A test" in call("pipeline", "list")
     assert json.loads(call("pipeline", "list", "--json"))[0]["name"] == "tell"
     assert "03171000" in call("pipeline", "show", "tell")
-    assert json.loads(call("pipeline", "validate", "--json")) == {
-        "tell": None,
-        "all together": None,
-    }
+    assert json.loads(call("pipeline", "validate", "--json")) == {"tell": None}
+    call("pipeline", "new", "after")
+    made = home.home / "pipelines/after/pipeline.yaml"
+    made.write_text(f"{made.read_text()}needs: [tell]\n")
     (home.home / "pipelines/tell/pipeline.yaml").write_text(YAML.replace("owner", "ownr"))
-    assert "did you mean 'owner'" in call("pipeline", "validate", code=1)
+    checked = json.loads(call("pipeline", "validate", "--json", code=1))
+    assert checked["after"] is None
+    assert "pipeline.yaml:2: ownr: unknown key; did you mean 'owner'" in checked["tell"]
+    after, tell = json.loads(call("pipeline", "list", "--json"))
+    assert (after["name"], after["needs"]) == ("after", ["tell"])
+    assert tell == {"name": "tell", "error": checked["tell"]}
+    assert re.search("after .*\ntell +broken", call("pipeline", "list"))
+    assert "tell  broken: thalweg pipeline validate" in call("pipeline", "graph")
 
 
 def test_a_new_pipeline_runs_at_once(home: Settings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,7 +17,6 @@ from thalweg.cli.common import (
     print_json,
     print_table,
 )
-from thalweg.errors import ThalwegError
 
 if TYPE_CHECKING:
     from thalweg.pipelines.backfill import Backfilled
@@ -126,17 +125,22 @@ def backfill(
 
 @pipelines.command("list")
 def list_pipelines(json: Json = False, data_dir: DataDir = None) -> None:
-    """List the pipelines in order of flow.
+    """List the pipelines in order of flow; one that is broken with what is wrong.
 
     Example: `thalweg pipeline list`
     """
     from thalweg.pipelines import flow, specification
 
-    found = list(specification.all(local_settings(data_dir)).values())
+    settings = local_settings(data_dir)
+    found, broken = specification.all(settings).values(), specification.broken(settings)
     if json:
-        return print_json([each.model_dump(mode="json") for each in found])
+        wrong = [{"name": name, "error": why} for name, why in broken.items()]
+        return print_json([*(each.model_dump(mode="json") for each in found), *wrong])
     rows = [[each.name, each.title, flow.when(each), ", ".join(each.needs)] for each in found]
+    rows += [[name, "broken", "not until it is mended", ""] for name in broken]
     print_table(["pipeline", "what it is", "runs", "needs"], rows)
+    for why in broken.values():
+        typer.secho(why, fg="red", err=True)
     typer.echo("Run one: thalweg run NAME; its parameters: thalweg pipeline show NAME")
 
 
@@ -185,10 +189,8 @@ def validate(json: Json = False, data_dir: DataDir = None) -> None:
     from thalweg.pipelines import specification
 
     settings = local_settings(data_dir)
-    folders = sorted(file.parent for file in (settings.home / "pipelines").glob("*/pipeline.yaml"))
-    problems = {folder.name: _problem(specification.load, folder) for folder in folders}
-    if not any(problems.values()):
-        problems["all together"] = _problem(specification.all, settings)
+    good = dict.fromkeys(specification.all(settings))
+    problems: dict[str, str | None] = good | specification.broken(settings)
     if json:
         print_json(problems)
     else:
@@ -196,14 +198,6 @@ def validate(json: Json = False, data_dir: DataDir = None) -> None:
             typer.secho(f"{name}: {problem or 'ok'}", fg="red" if problem else None)
     if any(problems.values()):
         raise typer.Exit(1)
-
-
-def _problem(check: Any, argument: Any) -> str | None:
-    try:
-        check(argument)
-    except ThalwegError as error:
-        return str(error)
-    return None
 
 
 @pipelines.command()
@@ -245,7 +239,8 @@ def graph(
 
     from thalweg.pipelines import flow, specification
 
-    found = flow.as_dict(specification.all(local_settings(data_dir)), name)
+    settings = local_settings(data_dir)
+    found = flow.as_dict(specification.all(settings), name, specification.broken(settings))
     if json:
         return print_json(found)
     if mermaid:
