@@ -16,7 +16,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from dataclasses import replace as changed
 from itertools import chain
 from typing import Any, Literal, cast
@@ -129,6 +129,12 @@ class Loaded:
         if found := [conform(table, rows) for name, rows in self.tables if name == table]:
             return pa.concat_tables(declared.plain(rows) for rows in found)
         raise InvalidInput(f"no file had rows of {table} that can be read: {self}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without the rows."""
+        lists = ("written", "converted", "quarantined")
+        told = {name: [asdict(each) for each in getattr(self, name)] for name in lists}
+        return told | {"missing": self.missing}
 
     def __str__(self) -> str:
         missing = [f"{self.missing:,} missing values left out"] if self.missing else []

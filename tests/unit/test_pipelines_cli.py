@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from thalweg import database, warehouse
@@ -242,6 +245,18 @@ def test_what_a_person_cancels_is_not_tried_again(
         history.cancel(running[0].id, home)
         assert made.result(60).failed == {"x": f"cancelled by {running[0].user}"}
     assert len(history.find("tell", partition="x", settings=home)) == 1
+
+
+def test_what_tells_something_tells_it_to_machines_too() -> None:
+    def without_json(command: Any, *path: str) -> Iterator[str]:
+        for name, each in getattr(command, "commands", {}).items():
+            yield from without_json(each, *path, name)
+        if path and not hasattr(command, "commands"):
+            is_told = any("--json" in option.opts for option in command.params)
+            yield from [] if is_told else [" ".join(path)]
+
+    people = {"up", "down", "logs", "user add", "user password", "deploy values"}
+    assert set(without_json(get_command(app))) <= people | {"pipeline schema"}  # which is JSON
 
 
 def test_help_has_examples() -> None:

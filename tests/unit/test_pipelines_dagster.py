@@ -109,7 +109,7 @@ def test_schedules_are_on_only_if_the_settings_say_so() -> None:
         assert statuses == {f"run_{p.name}": expected for p in pipelines if p.schedule}
         sensors = {s.name: s.default_status.value for s in repository.sensor_defs}
         follow = {f"follow_{p.name}" for p in pipelines if p.needs and not p.schedule}
-        always = {"first_light_sensor", "tell_who_is_late", "Personal_schedules_sensor"}
+        always = {"first_light_sensor", "tell_people", "Personal_schedules_sensor"}
         assert sensors == dict.fromkeys([*follow, *always], "RUNNING")
 
 

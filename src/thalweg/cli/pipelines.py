@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,10 @@ __all__ = ["register"]
 pipelines = typer.Typer(help="The pipelines there are.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Name of a pipeline.", show_default=False)]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Give it as often as needed."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -38,12 +43,9 @@ def register(app: typer.Typer) -> None:
 
 def run(
     name: Name,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Give it as often as needed."),
-    ] = None,
+    parameter: Parameters = None,
     partition: Annotated[
-        str | None, typer.Option(help="Which partition, such as 2024-09-26T13.", show_default=False)
+        str | None, typer.Option(help="Which partition, such as 2024-09-26.", show_default=False)
     ] = None,
     json: Json = False,
     data_dir: DataDir = None,
@@ -58,7 +60,7 @@ def run(
 
         thalweg run ingest_usgs -p sites=03171000 -p start=now-7d -p end=now
 
-        thalweg run ingest_usgs --partition 2024-09-26T13
+        thalweg run ingest_usgs --partition 2024-09-26
     """
     from thalweg.pipelines import run as runner
 
@@ -91,6 +93,7 @@ def backfill(
             help="First and last partition, both included; either may be left out.",
         ),
     ],
+    parameter: Parameters = None,
     again: Annotated[
         bool, typer.Option("--again", help="Run also what has succeeded before.")
     ] = False,
@@ -103,22 +106,23 @@ def backfill(
 
     Examples:
 
-        thalweg backfill ingest_usgs 2024-09-25T00..2024-09-28T23
+        thalweg backfill ingest_usgs 2024-09-25..2024-09-28
 
-        thalweg backfill ingest_usgs 2024-09-25T00.. --again
+        thalweg backfill ingest_usgs 2024-09-25.. -p timeslices=yes --again
     """
     from thalweg.pipelines import backfill as backfilling
 
     first, dots, last = partitions.partition("..")
     with bars(hidden=json) as step:
         done = backfilling.backfill(
-            name, first or None, (last if dots else first) or None, again=again,
-            settings=local_settings(data_dir), progress=step(name),
+            name, first or None, (last if dots else first) or None, parameters=pairs(parameter),
+            again=again, settings=local_settings(data_dir), progress=step(name),
         )  # fmt: skip
     if json:
         print_json(asdict(done))
     else:
-        _print_backfilled(done, f"{partitions} --again" if again else partitions)
+        given = [word for each in parameter or () for word in ("-p", each)]
+        _print_backfilled(done, shlex.join([partitions, *given, *["--again"] * again]))
     if done.failed or done.left:
         raise typer.Exit(1)
 

@@ -73,7 +73,7 @@ def definitions(settings: Settings) -> dg.Definitions:
         jobs["first_light"] = _job("first_light", FIRST_LIGHT, pipelines)
         sensors.append(_first_light_sensor(jobs["first_light"], settings))
     jobs[POOL] = _personal(settings)
-    sensors += [_late_sensor(settings), _personal_sensor(jobs[POOL], settings)]
+    sensors += [_telling_sensor(settings), _personal_sensor(jobs[POOL], settings)]
     return dg.Definitions(
         assets=[
             *(_asset(pipeline, pipelines, tables, settings) for pipeline in pipelines.values()),
@@ -378,17 +378,20 @@ def _first_light_sensor(job: Any, settings: Settings) -> dg.SensorDefinition:
     return ask
 
 
-def _late_sensor(settings: Settings) -> dg.SensorDefinition:
+def _telling_sensor(settings: Settings) -> dg.SensorDefinition:
     @dg.sensor(
-        name="tell_who_is_late",
+        name="tell_people",
         default_status=dg.DefaultSensorStatus.RUNNING,
-        minimum_interval_seconds=600,
-        description="Tells, once each time, of pipelines that are late against their promise.",
+        minimum_interval_seconds=60,
+        description="Tells, once each time, of pipelines that are late against their promise, and "
+        "sends the notices that others could not send.",
     )
     def tell(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         late = notify.tell_late((context.cursor or "").split(), settings)
         context.update_cursor(" ".join(late))
-        return dg.SkipReason(f"late: {', '.join(late)}" if late else "nothing is late")
+        missing = ", ".join(sorted(notify.deliver(settings)))
+        said = f"late: {', '.join(late)}" if late else "nothing is late"
+        return dg.SkipReason(said + (f"; notices wait: set {missing}" if missing else ""))
 
     return tell
 

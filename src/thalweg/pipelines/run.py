@@ -239,19 +239,12 @@ def _run(
                 else f"stopped from outside ({_said(stop)})",
                 "cancelled" if is_person else "failed",
             )
-            _tell(_finish(begun, task, end, folder, settings), settings)
+            _finish(begun, task, end, folder, settings)
             raise
         ended = _finish(begun, task, end, folder, settings)
     if ended.state != "succeeded":
-        _tell(ended, settings)
         raise RunFailed(ended)
     return ended
-
-
-def _tell(ended: Run, settings: Settings) -> None:
-    from thalweg.pipelines import notify
-
-    notify.dead_letter(ended, settings)
 
 
 def _holds(task: _Task) -> Callable[[Run], None]:
