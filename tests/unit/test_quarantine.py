@@ -205,7 +205,7 @@ def test_a_released_row_never_replaces_what_a_later_file_said(location: str) -> 
     assert (done.written[0].changed, done.written[0].unchanged) == (1, 1)
     assert stored(location) == pytest.approx([3.0, 10.0, 7.0])
     (left,) = done.quarantined
-    assert left.reason == f"{quarantine.DOUBT}, got {late.id} (1 rows)"
+    assert left.reason == f"{quarantine.admission.DOUBT}, got {late.id} (1 rows)"
     assert quarantine.show(entry.id)[1]["value"].to_pylist() == [99000.0]  # as it came
     # Loaded again in their order, they say what holds.
     quarantine.admit({NAME: rows})
