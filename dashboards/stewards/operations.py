@@ -15,6 +15,7 @@ from thalweg import dashboards
 from thalweg.dashboards import Card, Choices, operations
 from thalweg.pipelines import history, notify, specification
 from thalweg.pipelines.history import Run
+from thalweg.private import USER
 
 CHOICES = {"pipeline": "Pipeline", "state": "State", "days": "Started within", "run": "Run"}
 DAYS = {"a day": "1", "a week": "7", "a month": "31", "a year": "366"}
@@ -161,7 +162,7 @@ class Operations:
 
     def act(self, does: Any, run: Run) -> None:
         """Start a command, and say so."""
-        user = pn.state.headers.get("X-Thalweg-User", "")
+        user = pn.state.headers.get(USER, "")
         self.actions.append(operations.Action(does, run.id, user))
         self.tell()
 

@@ -123,7 +123,7 @@ def test_partitions_of_examples_are_there() -> None:
         r"thalweg (?:run|backfill) ([a-z_]+) (?:--partition )?(20[\w:-]+)(?:\.\.(20[\w:-]+)?)?"
     )
     examples = re.findall(pattern, text)
-    assert len(examples) == 5
+    assert len(examples) == 8
     for name, first, last in examples:
         assert specification.load(HOME / "pipelines" / name).partition_keys(first, last or None)
 
