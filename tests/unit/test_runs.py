@@ -357,9 +357,11 @@ def test_a_notice_is_forgotten_that_nobody_could_send(
     write_pipeline(home.home, "broken", "1", more="notify: [{email: a@example.org}]\n")
     notify.tell(specification.get("broken", home), "late", "it is late", home)
     assert notify.deliver(home) == {"THALWEG_SMTP_URL"}
-    monkeypatch.setattr(notify, "KEPT", -dt.timedelta(minutes=1))
-    assert notify.deliver(home) == set()
+    with monkeypatch.context() as a_week_later:
+        a_week_later.setattr(notify, "KEPT", -dt.timedelta(minutes=1))
+        assert notify.deliver(home) == set()
     assert "a@example.org was never told: it is late" in caplog.text
+    assert notify.deliver(home) == set(), "it is gone"
 
 
 @pytest.mark.parametrize("kind", ["smtp", "smtps"])

@@ -153,13 +153,13 @@ def _waiting(settings: Settings) -> list[NoticeRow]:
     idle = NoticeRow.tried_at.is_(None) | (NoticeRow.tried_at < now - PAUSE)
     with database.session(settings) as session, session.begin():
         found = session.scalars(sa.select(NoticeRow).where(idle).order_by(NoticeRow.id)).all()
+        session.expunge_all()  # what is found is used after the session
         old = [each for each in found if database.made_at(each.id) < now - KEPT]
         for each in old:
             log.error("%s was never told: %s", each.webhook or each.email, each.text)
-            session.delete(each)
-        waiting = [each for each in found if each not in old]
-        session.expunge_all()
-    return waiting
+        ids = [each.id for each in old]
+        session.execute(sa.delete(NoticeRow).where(NoticeRow.id.in_(ids)))
+    return [each for each in found if each.id not in ids]
 
 
 def _is_taken(notice: NoticeRow, settings: Settings) -> bool:
