@@ -22,8 +22,7 @@ from typer.testing import CliRunner
 from thalweg import database, warehouse
 from thalweg.cli import app, pipelines
 from thalweg.errors import InvalidInput, NotFound
-from thalweg.pipelines import backfill, history, specification
-from thalweg.pipelines import run as runner
+from thalweg.pipelines import backfill, history, specification, supervise
 from thalweg.pipelines.run import RunFailed
 from thalweg.settings import Settings
 
@@ -237,7 +236,7 @@ def test_what_a_person_cancels_is_not_tried_again(
     (folder / "pipeline.yaml").write_text(f"{YAML}partitions: {{by: key, keys: [x, y]}}\n")
     notebook = folder / "notebook.ipynb"
     notebook.write_text(notebook.read_text().replace("\\ngage", "; import time; time.sleep(60)"))
-    monkeypatch.setattr(runner, "BEAT", 0.5)
+    monkeypatch.setattr(supervise, "BEAT", 0.5)
     with ThreadPoolExecutor(1) as pool:
         made = pool.submit(backfill.backfill, "tell", "x", "x", settings=home)
         while not (running := history.find("tell", "running", partition="x", settings=home)):

@@ -432,7 +432,7 @@ def _run_in_process(how: str = "") -> subprocess.Popen[bytes]:
     # A test that runs in a shell's background inherits an ignored SIGINT.
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from thalweg.pipelines import run; run.BEAT = 0.5;"
+        "from thalweg.pipelines import run, supervise; supervise.BEAT = 0.5;"
         f"run.run('work', {how})"
     )
     return subprocess.Popen([sys.executable, "-c", code], env=os.environ)
