@@ -187,7 +187,6 @@ def test_the_days_of_the_data_are_backfilled_judged_published_and_kept_fit(
     Two days of analyses, a forecast and ensembles of 42 members, from raw files to a report.
     """
     since = dt.datetime.now(dt.UTC)
-    ingest.load(sample.read, sample.fetch())
     ensembles = laid_out(shared_data / "usgs_nwm_hefs_examples" / "hefs_example")
     route_link = (shared_data / "nwm_usgs_lower_colorado" / "RouteLink.nc").as_uri()
     days = [DAY, "2021-08-24"]
@@ -204,6 +203,7 @@ def test_the_days_of_the_data_are_backfilled_judged_published_and_kept_fit(
         assert rows["raw_file_id"].null_count == rows["run_id"].null_count == 0
     assert backfilled("ingest_usgs", DAY, "-p", "timeslices=yes") == [DAY]
     assert backfilled("ingest_nwm_medium_range", DAY) == [DAY]
+    ingest.load(sample.read, sample.fetch())  # where the ensembles are
     uris = "uris=s3://forecasts/{day}/*.xml"
     assert backfilled("ingest_ensembles", "2024-04-01..2024-04-01", "-p", uris) == ["2024-04-01"]
     counts = rows_of("secondary_timeseries")

@@ -58,7 +58,8 @@ def compare(stored: xr.Dataset, dataset: xr.Dataset) -> Any:
         if ids not in dataset:
             continue
         given = dataset[ids].values.any(-1)
-        known = same = np.zeros_like(given)
+        known: Any = np.zeros_like(given)
+        same = known
         is_there = ids in stored and {*stored[name].dims} == {*dataset[name].dims}
         if is_there and all(np.array_equal(stored[g], dataset[g]) for g in GRID):
             there = stored[[name, ids]].reindex(axes, fill_value={name: np.nan, ids: 0})
