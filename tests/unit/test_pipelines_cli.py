@@ -123,6 +123,8 @@ def test_pipelines_are_listed_shown_and_checked(home: Settings) -> None:
     assert tell == {"name": "tell", "error": checked["tell"]}
     assert re.search("after .*\ntell +broken", call("pipeline", "list"))
     assert "tell  broken: thalweg pipeline validate" in call("pipeline", "graph")
+    with pytest.raises(InvalidInput, match="did you mean 'owner'"):
+        call("pipeline", "graph", "tell")
 
 
 def test_a_new_pipeline_runs_at_once(home: Settings) -> None:

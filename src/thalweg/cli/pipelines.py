@@ -18,6 +18,7 @@ from thalweg.cli.common import (
     print_json,
     print_table,
 )
+from thalweg.errors import InvalidInput
 
 if TYPE_CHECKING:
     from thalweg.pipelines.backfill import Backfilled
@@ -244,7 +245,10 @@ def graph(
     from thalweg.pipelines import flow, specification
 
     settings = local_settings(data_dir)
-    found = flow.as_dict(specification.all(settings), name, specification.broken(settings))
+    broken = specification.broken(settings)
+    if name in broken:
+        raise InvalidInput(broken[name])
+    found = flow.as_dict(specification.all(settings), name, broken)
     if json:
         return print_json(found)
     if mermaid:
