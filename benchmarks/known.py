@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 import pyarrow as pa
 
+from benchmarks import stores
 from thalweg import warehouse
 from thalweg.settings import Settings
 
-__all__ = ["CONFIGURATION", "NAME", "TABLE", "expected", "home", "keys", "rows"]
+__all__ = [
+    "CONFIGURATION",
+    "NAME",
+    "TABLE",
+    "backfill",
+    "expected",
+    "home",
+    "keys",
+    "papermill",
+    "rows",
+    "served",
+]
 
 NAME = "known"
 TABLE = "secondary_timeseries"
@@ -72,6 +90,27 @@ def home(
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
     nbformat.write(notebook, place / "notebook.ipynb")
     return replace(settings, home=folder)
+
+
+@contextlib.contextmanager
+def served(number: int, by: str, concurrency: int = 2) -> Iterator[tuple[stores.Server, Settings]]:
+    """A store that runs, and, in the environment, a home with the pipeline: both are gone after."""
+    with stores.server() as server, tempfile.TemporaryDirectory(prefix="thalweg-bench-") as folder:
+        settings = home(Path(folder, "home"), server.settings, number, by, concurrency)
+        os.environ["THALWEG_HOME"] = str(settings.home)
+        yield server, settings
+
+
+def backfill(keys: list[str]) -> list[str]:
+    """What is said to `thalweg` to run these partitions."""
+    return ["backfill", NAME, f"{keys[0]}..{keys[-1]}"]
+
+
+def papermill(settings: Settings, output: str, time: str) -> None:
+    """Execute the notebook for a time by Papermill's own command."""
+    notebook = settings.home / "pipelines" / NAME / "notebook.ipynb"
+    command = [sys.executable, "-m", "papermill", str(notebook), output, "-p", "time", time]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def expected(number: int, by: str) -> dict[dt.datetime, float]:

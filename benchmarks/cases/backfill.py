@@ -6,16 +6,13 @@
 from __future__ import annotations
 
 import collections
-import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-from benchmarks import known, stores
+from benchmarks import known
 from benchmarks.cases.queue import peak
 from benchmarks.report import Aim, Table, aims
 from benchmarks.schedulers import until
@@ -54,11 +51,9 @@ class Backfill:
 
 def measure(repeats: int) -> Backfill:
     """Two at a time; Ctrl-C when half of the days have succeeded, then the same command again."""
-    with stores.store() as store, tempfile.TemporaryDirectory(prefix="thalweg-bench-") as folder:
-        settings = known.home(Path(folder, "home"), store, repeats, "daily")
-        os.environ["THALWEG_HOME"] = str(settings.home)
+    with known.served(repeats, "daily") as (_, settings):
         keys = known.keys(repeats, "daily")
-        command = [sys.executable, "-c", COMMAND, "backfill", known.NAME, f"{keys[0]}..{keys[-1]}"]
+        command = [sys.executable, "-c", COMMAND, *known.backfill(keys)]
 
         def done() -> int:
             return len(due.partitions(known.NAME, settings, "succeeded"))

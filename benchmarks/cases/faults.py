@@ -7,15 +7,12 @@ again. Nothing may be lost or doubled: exit 1 if anything is.
 from __future__ import annotations
 
 import collections
-import os
 import random
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psutil
 
@@ -60,11 +57,9 @@ class Faults:
 def measure(repeats: int) -> Faults:
     """Kill so many, then go on until every partition has succeeded, and count."""
     found = Faults(partitions=max(8, repeats))
-    with stores.server() as store, tempfile.TemporaryDirectory(prefix="thalweg-bench-") as folder:
-        trace = Path(folder, "trace")
+    with known.served(found.partitions, "hourly") as (store, settings):
+        trace = settings.home.parent / "trace"
         trace.mkdir()
-        settings = known.home(Path(folder, "home"), store.settings, found.partitions, "hourly")
-        os.environ["THALWEG_HOME"] = str(settings.home)
         keys = known.keys(found.partitions, "hourly")
         began = time.monotonic()
         with (
@@ -82,9 +77,9 @@ def measure(repeats: int) -> Faults:
             if found.by_hand == STEWARD:
                 break
             found.by_hand += 1
-            command = ["-m", "thalweg", "backfill", known.NAME, f"{keys[0]}..{keys[-1]}"]
+            command = [sys.executable, "-m", "thalweg", *known.backfill(keys)]
             environ = scheduler.environ() | {"BENCHMARK_TRACE": str(trace)}
-            subprocess.run([sys.executable, *command], env=environ, capture_output=True)
+            subprocess.run(command, env=environ, capture_output=True)
         found.seconds = time.monotonic() - began
         _count(found, keys, {each.name for each in trace.iterdir()}, scheduler)
     return found

@@ -5,17 +5,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
@@ -47,22 +44,11 @@ class Queue:
 def measure(repeats: int) -> dict[str, Queue]:
     """The same partitions in three ways, one after the other, each into an empty table."""
     found: dict[str, Queue] = {}
-    with stores.store() as store, tempfile.TemporaryDirectory(prefix="thalweg-bench-") as folder:
-        settings = known.home(Path(folder, "home"), store, repeats, "hourly", AT_ONCE)
-        os.environ["THALWEG_HOME"] = str(settings.home)
+    with known.served(repeats, "hourly", AT_ONCE) as (_, settings):
         keys = known.keys(repeats, "hourly")
-        found[BARE] = _measured(
-            lambda: _papermill(settings, Path(folder), repeats), lambda: _missing(repeats)
-        )
+        found[BARE] = _measured(lambda: _papermill(settings, repeats), lambda: _missing(repeats))
         stores.empty(known.TABLE)
-        command = [
-            sys.executable,
-            "-m",
-            "thalweg",
-            "backfill",
-            known.NAME,
-            f"{keys[0]}..{keys[-1]}",
-        ]
+        command = [sys.executable, "-m", "thalweg", *known.backfill(keys)]
         found[BACKFILL] = _measured(
             lambda: subprocess.run(command, check=True, capture_output=True),
             lambda: _missing(repeats) + _unsuccessful(keys, "backfill", settings),
@@ -139,13 +125,10 @@ def _measured(does: Callable[[], object], lost: Callable[[], int]) -> Queue:
     return Queue(seconds, lost(), greatest[0])
 
 
-def _papermill(settings: Settings, folder: Path, repeats: int) -> None:
-    notebook = settings.home / "pipelines" / known.NAME / "notebook.ipynb"
-
+def _papermill(settings: Settings, repeats: int) -> None:
     def work(at: tuple[int, object]) -> None:
         number, time = at
-        command = ["-m", "papermill", str(notebook), f"{folder}/{number}.ipynb", "-p", "time"]
-        subprocess.run([sys.executable, *command, f"{time}"], check=True, capture_output=True)
+        known.papermill(settings, f"{settings.home.parent}/{number}.ipynb", f"{time}")
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(work, enumerate(known.expected(repeats, "hourly"))))

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import collections
 import os
-import subprocess
-import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,15 +41,14 @@ class Schedulers:
 def measure(repeats: int) -> Schedulers:
     """Both in turns, with the same notebook and the same kernel; and Papermill's own command."""
     found = Schedulers()
-    with stores.store() as store, tempfile.TemporaryDirectory(prefix="thalweg-bench-") as folder:
-        settings = known.home(Path(folder, "home"), store, 24, "hourly")
-        os.environ["THALWEG_HOME"] = str(settings.home)
+    with known.served(24, "hourly") as (_, settings):
         times = list(known.expected(24, "hourly"))[:RUNS]
         for turn in range(repeats):
             _ours(settings, [time.isoformat() for time in times], found)
             _papermill(settings, [time.isoformat() for time in times], found)
             if not found.missing:
-                _beside(settings, Path(folder, f"{turn}"), [t.isoformat() for t in times], found)
+                folder = settings.home.parent / f"{turn}"
+                _beside(settings, folder, [t.isoformat() for t in times], found)
     return found
 
 
@@ -95,11 +91,9 @@ def _succeeded(scheduler: Scheduler, run_id: str) -> bool:
 
 
 def _papermill(settings: Settings, times: list[str], found: Schedulers) -> None:
-    notebook = settings.home / "pipelines" / known.NAME / "notebook.ipynb"
     for at in times:
-        command = ["-m", "papermill", str(notebook), os.devnull, "-p", "time", at]
         with stores.seconds(found.runs[PAPERMILL]):
-            subprocess.run([sys.executable, *command], check=True, capture_output=True)
+            known.papermill(settings, os.devnull, at)
 
 
 def _beside(settings: Settings, folder: Path, times: list[str], found: Schedulers) -> None:

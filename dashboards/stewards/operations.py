@@ -15,6 +15,7 @@ from thalweg import dashboards
 from thalweg.dashboards import Card, Choices, operations
 from thalweg.pipelines import history, notify, specification
 from thalweg.pipelines.history import Run
+from thalweg.private import USER
 
 CHOICES = {"pipeline": "Pipeline", "state": "State", "days": "Started within", "run": "Run"}
 DAYS = {"a day": "1", "a week": "7", "a month": "31", "a year": "366"}
@@ -36,7 +37,8 @@ class Operations:
     """The page of one steward: choices, cards that follow them, and the commands at work."""
 
     def __init__(self) -> None:
-        self.dead, self.late, self.runs, self.run, self.growth = (Card() for _ in range(5))
+        self.broken, self.dead, self.late = Card(), Card(), Card()
+        self.runs, self.run, self.growth = Card(), Card(), Card()
         self.messages = pn.Column()
         self.actions: list[operations.Action] = []
         self.choices = Choices(CHOICES, self.follow)
@@ -49,6 +51,7 @@ class Operations:
         dagster = f'<a href="{escape(hub)}services/pipelines/" target="_blank">Dagster</a>'
         yield dashboards.text(f"<p>Schedules, queue and logs of the scheduler: {dagster}</p>")
         yield self.messages
+        yield dashboards.flow(self.broken.view)
         yield dashboards.flow(self.dead.view)
         yield self.choices.view
         yield dashboards.flow(self.runs.view)
@@ -57,7 +60,9 @@ class Operations:
     def follow(self) -> None:
         """Narrow the choices, look what has happened, then draw what has changed."""
         offer = self.choices.offer
-        pipeline = offer("pipeline", {"All": "all"} | {name: name for name in specification.all()})
+        broken = specification.broken()
+        names = [*specification.all(), *broken]
+        pipeline = offer("pipeline", {"All": "all"} | {name: name for name in names})
         state = offer("state", {"All": "all"} | {name: name for name in history.STATES})
         since = dt.datetime.now(dt.UTC) - dt.timedelta(days=int(offer("days", DAYS)))
         chosen = {"pipeline": pipeline, "state": state}
@@ -68,6 +73,8 @@ class Operations:
         dead = history.find(state="dead", limit=None)
         run = offer("run", {_title(each): each.id for each in (*runs, *dead)})
 
+        self.broken.view.visible = bool(broken)
+        self.broken.show(tuple(broken.values()), lambda: self.draw_broken(broken))
         self.dead.show(_key(dead), lambda: self.draw_dead(dead))
         late = notify.late()
         self.late.show(tuple(map(str, late)), lambda: self.draw_late(late))
@@ -77,6 +84,12 @@ class Operations:
         ended = next((r.id for r in runs if r.state != "running"), "")
         self.tell()
         self.growth.show((ended,), self.draw_growth)
+
+    def draw_broken(self, broken: dict[str, str]) -> Iterable[Any]:
+        """The pipelines that cannot run, and why."""
+        yield f"<h2>Broken: {len(broken)}</h2><p>These do not run until they are mended.</p>"
+        for name, why in broken.items():
+            yield f'<div class="message"><b>{escape(name)}</b>: {escape(why)}</div>'
 
     def draw_dead(self, dead: list[Run]) -> Iterable[Any]:
         """The runs that nobody tries again."""
@@ -149,7 +162,7 @@ class Operations:
 
     def act(self, does: Any, run: Run) -> None:
         """Start a command, and say so."""
-        user = pn.state.headers.get("X-Thalweg-User", "")
+        user = pn.state.headers.get(USER, "")
         self.actions.append(operations.Action(does, run.id, user))
         self.tell()
 

@@ -40,6 +40,7 @@ from thalweg.settings import Settings, load
 
 __all__ = [
     "Base",
+    "NoticeRow",
     "RawFileRow",
     "RunRow",
     "RunUse",
@@ -170,6 +171,20 @@ class ScheduleRow(Base):
     paused_by: Mapped[str | None] = mapped_column(String(64))
 
 
+class NoticeRow(Base):
+    """What somebody is still to be told; once they are, it is gone."""
+
+    __tablename__ = "notices"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    pipeline: Mapped[str] = mapped_column(String(128))
+    webhook: Mapped[str | None]  # name of the variable that holds its URL
+    email: Mapped[str | None]
+    subject: Mapped[str]
+    text: Mapped[str]
+    tried_at: Mapped[dt.datetime | None]  # for a while after it, others leave it alone
+
+
 def new_id() -> str:
     """A UUIDv7 (RFC 9562): 48 bits of Unix milliseconds, then random; sorts by time of making."""
     milliseconds = int(dt.datetime.now(dt.UTC).timestamp() * 1000)
@@ -229,10 +244,11 @@ NO_TABLE = "42P01"
 ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(7264)"}
 
 
-def migrate(settings: Settings | None = None) -> None:
-    """Bring the schema to the newest version; does nothing where it is."""
+def migrate(settings: Settings | None = None) -> str:
+    """Bring the schema to the newest version, which it returns; does nothing where it is."""
     from alembic import command
     from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
@@ -244,6 +260,7 @@ def migrate(settings: Settings | None = None) -> None:
         connection.exec_driver_sql(ALONE[made.dialect.name])
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+    return str(ScriptDirectory.from_config(config).get_current_head())
 
 
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:

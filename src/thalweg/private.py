@@ -1,4 +1,4 @@
-"""What is for one account alone: its folders, files and sockets, and keys in an address."""
+"""What is for one account alone: its folders, files and sockets, keys in an address; who asks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from pathlib import Path
 from thalweg.errors import Unavailable
 from thalweg.settings import Settings
 
-__all__ = ["folder", "instance", "private_file", "socket_path", "without_secrets"]
+__all__ = ["ADMIN", "USER", "folder", "instance", "private_file", "socket_path", "without_secrets"]
+
+#: Headers by which the hub's login tells the app behind it who asks, and whether an admin of the
+#: hub; those that a client sends are replaced.
+USER, ADMIN = "X-Thalweg-User", "X-Thalweg-Admin"
 
 #: Begin of a pair in a query that lets in whoever has it.
 SECRET = re.compile(

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from test_manifests import valid
 from thalweg import settings as settings_module
 from thalweg.hub.state import free_ports
 from thalweg.pipelines import scheduler, specification
+from thalweg.pipelines.definitions import definitions
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -189,6 +191,10 @@ def test_the_pods_of_a_dask_cluster(production, tmp_path):
 @pytest.mark.skipif(not REAL, reason="Dagster's own chart is not here: THALWEG_CHARTS")
 def test_the_job_of_a_run(production, tmp_path):
     """Dagster's launcher makes it of the instance, the code server's context and the pipeline."""
+    shutil.copytree(ROOT / "pipelines" / "maintain_warehouse", tmp_path / "pipelines" / "large")
+    with (tmp_path / "pipelines" / "large" / "pipeline.yaml").open("a") as file:
+        file.write("resources: {cpu: 0.5, memory: 16}\n")
+    of_pipeline = definitions(settings_module.load({}, home=tmp_path)).resolve_job_def("run_large")
     instance = named(production, "ConfigMap", "dagster-instance")["data"]["dagster.yaml"]
     code = named(production, "Deployment", "pipelines-code")["spec"]["template"]["spec"]
     env = {e["name"]: e.get("value") for e in code["containers"][0]["env"]}
@@ -196,7 +202,7 @@ def test_the_job_of_a_run(production, tmp_path):
         "launcher": yaml.safe_load(instance)["run_launcher"]["config"],
         "context": json.loads(env["DAGSTER_CLI_API_GRPC_CONTAINER_CONTEXT"]),
         "image": env["DAGSTER_CURRENT_IMAGE"],
-        "tags": {"container_config": {"resources": {"limits": {"memory": "2000M"}}}},
+        "tags": json.loads(of_pipeline.tags["dagster-k8s/config"]),
     }
     job = program("dagster_run.py", given=given)
     assert valid([job], tmp_path) == []
@@ -205,7 +211,10 @@ def test_the_job_of_a_run(production, tmp_path):
     assert spec["serviceAccountName"] == "thalweg-runs"
     assert spec["enableServiceLinks"] is False
     assert container["image"] == "ghcr.io/thalweg/thalweg:0.1.0"
-    assert container["resources"]["limits"] == {"memory": "2000M"}, "that of pipeline.yaml"
+    assert container["resources"] == {
+        "requests": {"cpu": "500m", "memory": "16000M"},
+        "limits": {"memory": "16000M"},
+    }, "those of pipeline.yaml"
     assert container["securityContext"]["readOnlyRootFilesystem"]
     assert {"configMapRef": {"name": "thalweg-environment"}} in [
         {"configMapRef": {"name": each["configMapRef"]["name"]}} for each in container["envFrom"]

@@ -115,22 +115,29 @@ def test_a_steward_sees_what_failed_reads_its_notebook_and_runs_it_again(
     succeeded(2 * HOUR)
     with pytest.raises(RunFailed) as failed:
         run("gauges", trigger="dagster", attempt=1, settings=home)
+    wrong = home.home / "pipelines" / "levels" / "pipeline.yaml"
+    wrong.parent.mkdir()
+    wrong.write_text("title: Levels\nownr: stewards\n")
     page = browser.new_page(viewport={"width": 1400, "height": 1500})
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(f"{serve()}/operations")
     expect(page.get_by_role("heading", name="Dead letters: 1")).to_be_visible(timeout=30_000)
     expect(page.get_by_role("heading", name="Late: 1")).to_be_visible()
+    expect(page.get_by_role("heading", name="Broken: 1")).to_be_visible()
+    expect(page.get_by_text("ownr: unknown key; did you mean 'owner'")).to_be_visible()
     expect(page.get_by_role("heading", name="gauges: dead")).to_be_visible()
     with page.expect_popup() as opened:
         page.get_by_role("link", name="Executed notebook").click()
     expect(opened.value.get_by_text("FileNotFoundError").last).to_be_visible()
 
+    wrong.unlink()
     (tmp_path / "there").touch()
     page.get_by_text("↻").click()
     expect(page.get_by_text(f"thalweg runs retry {failed.value.run.id}")).to_be_visible()
     expect(page.get_by_role("heading", name="Dead letters: 0")).to_be_visible(timeout=60_000)
     expect(page.get_by_role("heading", name="Late: 0")).to_be_visible()
+    expect(page.get_by_role("heading", name="Broken")).not_to_be_visible()
     (again,) = history.find("gauges", "succeeded", 1)
     assert again.repeats == failed.value.run.id
     expect(page.get_by_role("gridcell", name=again.id[-12:])).to_be_visible()

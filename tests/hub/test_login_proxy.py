@@ -8,7 +8,8 @@ import pytest
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.web import Application
 
-from thalweg.hub.login_proxy import ADMIN, USER, LoginProxy
+from thalweg.hub.login_proxy import LoginProxy
+from thalweg.private import ADMIN, USER
 
 
 @pytest.mark.parametrize(

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import ast
+import datetime as dt
 import json
 import os
 import re
 from dataclasses import replace
 from pathlib import Path
 
+import dagster as dg
 import h5py
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
 from on_disk import edited
 from pi_xml import HEADER, as_series, document, members, one_series
 from replay import lay_out_ifs, replay
+from typer.testing import CliRunner
 
 from thalweg import dashboards, database, gridded, ingest, metrics, storage, warehouse
-from thalweg.pipelines import specification
+from thalweg.cli import app
+from thalweg.pipelines import history, specification
+from thalweg.pipelines.definitions import definitions
 from thalweg.pipelines.history import Run
 from thalweg.pipelines.run import RunFailed, run
 from thalweg.settings import Settings, load
@@ -117,7 +123,7 @@ def test_partitions_of_examples_are_there() -> None:
         r"thalweg (?:run|backfill) ([a-z_]+) (?:--partition )?(20[\w:-]+)(?:\.\.(20[\w:-]+)?)?"
     )
     examples = re.findall(pattern, text)
-    assert len(examples) == 5
+    assert len(examples) == 8
     for name, first, last in examples:
         assert specification.load(HOME / "pipelines" / name).partition_keys(first, last or None)
 
@@ -150,55 +156,95 @@ def test_the_sample_becomes_skill_and_a_second_time_changes_nothing(home: Settin
     assert plots(again) == 2
 
 
-def test_two_days_of_noaa_are_ingested_judged_published_and_kept_fit(
+def backfilled(*arguments: str) -> list[str]:
+    """The partitions that `thalweg backfill` has run."""
+    done = CliRunner().invoke(app, ["backfill", *arguments, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return list(json.loads(done.stdout)["succeeded"])
+
+
+def follow(name: str, since: dt.datetime, settings: Settings) -> list[Run]:
+    """Run a pipeline as Dagster does: by what its sensor or its schedule asks for."""
+    made = definitions(settings).get_repository_def()
+    if made.has_sensor_def(f"follow_{name}"):
+        with dg.build_sensor_context(cursor=since.isoformat(), repository_def=made) as sensing:
+            asked = made.get_sensor_def(f"follow_{name}").evaluate_tick(sensing).run_requests
+    else:
+        with dg.build_schedule_context(scheduled_execution_time=since) as scheduling:
+            schedule = made.get_schedule_def(f"run_{name}_schedule")
+            asked = schedule.evaluate_tick(scheduling).run_requests
+    job = made.get_job(f"run_{name}")
+    for each in asked or []:
+        assert job.execute_in_process(partition_key=each.partition_key).success
+    return history.find(name, "succeeded", since=since, settings=settings)[::-1]
+
+
+def test_the_days_of_the_data_are_backfilled_judged_published_and_kept_fit(
     noaa: Settings, shared_data: Path
 ) -> None:
-    """From raw files to a report: 715 pairs of analyses, and a forecast that has one to beat."""
-    route_link = {"route_link": (shared_data / "nwm_usgs_lower_colorado/RouteLink.nc").as_uri()}
-    hour = run("ingest_nwm_analysis", route_link, partition=f"{DAY}T13", settings=noaa)
-    days = {"start": f"{DAY}T13:00", "end": "2021-08-24T17:00"}
-    rest = run("ingest_nwm_analysis", days, settings=noaa)
-    landed = [
-        sum(u.kind == "raw" and u.direction == "wrote" for u in each.uses) for each in (hour, rest)
+    """`thalweg backfill` of each pipeline that brings data; what needs them follows.
+
+    Two days of analyses, a forecast and ensembles of 42 members, from raw files to a report.
+    """
+    since = dt.datetime.now(dt.UTC)
+    ensembles = laid_out(shared_data / "usgs_nwm_hefs_examples" / "hefs_example")
+    route_link = (shared_data / "nwm_usgs_lower_colorado" / "RouteLink.nc").as_uri()
+    days = [DAY, "2021-08-24"]
+    given = f"route_link={route_link}"
+    assert backfilled("ingest_nwm_analysis", "..".join(days), "-p", given) == days
+    files = [
+        sum(u.kind == "raw" and u.direction == "wrote" for u in history.get(each.id, noaa).uses)
+        for each in history.find("ingest_nwm_analysis", settings=noaa)
     ]
-    assert landed == [2, 27], "the partition's hour and its RouteLink, then what is not there"
+    assert files == [17, 12], "the second day, and the first with the RouteLink"
     for name in ("locations", "location_crosswalks"):
         rows = warehouse.read(name)
         assert rows.num_rows >= 76
         assert rows["raw_file_id"].null_count == rows["run_id"].null_count == 0
-    day = {"start": DAY, "end": "2021-08-24"}
-    run("ingest_usgs", day | {"timeslices": "yes"}, settings=noaa)
+    assert backfilled("ingest_usgs", DAY, "-p", "timeslices=yes") == [DAY]
+    assert backfilled("ingest_nwm_medium_range", DAY) == [DAY]
+    ingest.load(sample.read, sample.fetch())  # where the ensembles are
+    uris = "uris=s3://forecasts/{day}/*.xml"
+    assert backfilled("ingest_ensembles", "2024-04-01..2024-04-01", "-p", uris) == ["2024-04-01"]
+    counts = rows_of("secondary_timeseries")
+    assert counts["nwm30_analysis_assim"] == 28 * 76
+    assert counts["nwm30_medium_range"] == 11 * 76
+    assert counts["CNRFC_HEFS"] == len(ensembles) == 60_564
+    stored = warehouse.read("secondary_timeseries", where="configuration_name = 'CNRFC_HEFS'")
+    assert set(stored["unit_name"].to_pylist()) == {"m^3/s"}
+    largest = max(ensembles["value"].to_pylist()) * 0.3048**3
+    assert max(stored["value"].to_pylist()) == pytest.approx(largest, rel=1e-12)
 
-    forecast = run("ingest_nwm_medium_range", day, settings=noaa)
-    assert written(forecast)["secondary_timeseries"] == 11 * 76
-    made = run(
-        "reference_forecasts", day | {"references": "persistence,climatology"}, settings=noaa
-    )
-    assert plots(forecast) == plots(made) == 1
+    made = follow("reference_forecasts", since, noaa)
+    assert [each.partition for each in made] == [DAY, "2024-04-01"]
     held = warehouse.read("secondary_timeseries", where="configuration_name = 'persistence'")
     held = held.to_pandas()
-    assert written(made)["secondary_timeseries"] == len(held) == 11 * 65
+    held = held[held["reference_time"] < "2022"]
+    assert len(held) == 11 * 65
     assert (held.groupby("location_id")["value"].nunique() == 1).all()
     noon = warehouse.read("primary_timeseries", where=f"value_time = '{DAY}T12:00:00+00:00'")
     assert sorted(held.drop_duplicates("location_id")["value"]) == sorted(noon["value"].to_pylist())
     skill = metrics.skill(metrics=["rmse"], where="configuration_name = 'nwm30_medium_range'")
     assert set(skill["count"].to_pylist()) == {11}
 
-    run("evaluate", {"metrics": "kge,rmse"}, settings=noaa)
+    assert len(follow("evaluate", since, noaa)) == 1
     where = "configuration_name = 'nwm30_analysis_assim' and metric_name = 'rmse'"
     judged = warehouse.read("metrics", where=where).to_pylist()
+    judged = [row for row in judged if row["lead_time_bin"] is None]
     assert sum(row["count"] for row in judged) == 715
     assert len({row["primary_location_id"] for row in judged}) == 65
 
-    published = run("publish_reports", {"metrics": "kge,rmse"}, settings=noaa)
+    (published,) = follow("publish_reports", since, noaa)
     (key,) = dashboards.published()
     assert key.endswith(published.id)
     report = storage.read(f"{noaa.runs_uri}/reports/{key}.html").decode()
     assert "nwm30_analysis_assim · streamflow_hourly_inst</a>: gauges: 65, pairs: 715" in report
     assert "persistence" in report
+    assert "CNRFC_HEFS" in report
     assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']?http", report)
 
     before = {name: warehouse.read(name).num_rows for name in warehouse.names()}
+    assert backfilled("ingest_nwm_medium_range", f"{DAY}..{DAY}", "--again") == [DAY]
     fit = run("maintain_warehouse", settings=noaa)
     assert {name: warehouse.read(name).num_rows for name in warehouse.names()} == before
     left = warehouse.maintain(dry_run=True)
@@ -206,31 +252,31 @@ def test_two_days_of_noaa_are_ingested_judged_published_and_kept_fit(
     assert {u.name for u in fit.uses if u.direction == "wrote"} >= {"secondary_timeseries"}
 
 
-def test_ensembles_come_as_a_hydrologic_service_exports_them(
-    home: Settings, shared_data: Path
-) -> None:
-    """Real ensembles of 42 members, as PI-XML, at the two gauges that the sample pairs."""
-    ingest.load(sample.read, sample.fetch())
-    folder = shared_data / "usgs_nwm_hefs_examples" / "hefs_example"
+def laid_out(folder: Path) -> pa.Table:
+    """Real ensembles at two gauges as a hydrologic service exports them: PI-XML in a bucket."""
     rows = pq.read_table(folder / "secondary_timeseries.parquet")
+    bucket = s3fs.S3FileSystem(use_listings_cache=False)
+    bucket.makedirs("forecasts", exist_ok=True)
+    for place in sorted(set(rows["location_id"].to_pylist())):
+        chosen = rows.filter(np.equal(rows["location_id"].to_numpy(), place))
+        content = document(*(as_series(member) for member in members(chosen)))
+        bucket.pipe_file(f"forecasts/2024-04-01/{place}.xml", content.encode())
+    return rows
+
+
+def rows_of(table: str) -> dict[str, int]:
+    """How many rows a table has of each configuration."""
+    names = warehouse.read(table, ["configuration_name"])["configuration_name"]
+    return {each["values"]: each["counts"] for each in names.value_counts().to_pylist()}
+
+
+def test_ensembles_of_a_place_that_nobody_knows_wait_in_quarantine(home: Settings) -> None:
     bucket = s3fs.S3FileSystem()
     bucket.makedirs("forecasts", exist_ok=True)
     elsewhere = one_series(EVENT, header=HEADER.replace("SCBC1", "ELSE1"))
     bucket.pipe_file("forecasts/elsewhere.xml", document(elsewhere).encode())
     with pytest.raises(RunFailed, match="NotFound: no row could be taken; why: `thalweg quarantin"):
         run("ingest_ensembles", {"uris": "s3://forecasts/elsewhere.xml"}, settings=home)
-    for place in sorted(set(rows["location_id"].to_pylist())):
-        chosen = rows.filter(np.equal(rows["location_id"].to_numpy(), place))
-        content = document(*(as_series(member) for member in members(chosen)))
-        bucket.pipe_file(f"forecasts/2024-04-01/{place}.xml", content.encode())
-    uris = {"uris": "s3://forecasts/2024-04-01/*.xml"}
-    done = run("ingest_ensembles", uris, settings=home)
-    assert plots(done) == 1
-    stored = warehouse.read("secondary_timeseries", where="configuration_name = 'CNRFC_HEFS'")
-    assert stored.num_rows == 60_564
-    assert set(stored["unit_name"].to_pylist()) == {"m^3/s"}
-    largest = max(rows["value"].to_pylist()) * 0.3048**3
-    assert max(stored["value"].to_pylist()) == pytest.approx(largest, rel=1e-12)
 
 
 def test_fields_of_ecmwf_come_by_their_index(

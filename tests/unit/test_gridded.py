@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +18,9 @@ import shapely
 import xarray as xr
 from s3fs import S3FileSystem
 
-from thalweg import catalog, database, gridded, ingest, raw, stac, warehouse
+from thalweg import catalog, database, gridded, ingest, raw, record, stac, warehouse
 from thalweg.errors import InvalidInput, NotFound, Unavailable
+from thalweg.pipelines import history
 from thalweg.raw import RawFile
 from thalweg.settings import Settings, load
 from thalweg.sources import _grib, cams, era5, gfs, ifs
@@ -228,6 +229,39 @@ def test_a_later_file_corrects_and_the_earlier_stays_reachable(ready: Settings, 
     np.testing.assert_array_equal(corner, [0, 1000.5, np.nan, 3000])
     with pytest.raises(NotFound, match=r"has no state 0+: .* not found:? `0+`$"):
         gridded.open(name, snapshot="00000000000000000000")
+
+
+def test_a_rerun_is_compared_with_the_states_of_then(
+    ready: Settings, name: str, begin_run: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though another has changed the fields since; it writes nothing."""
+    gridded.write(name, {"surface": fields([0])})
+    first = begin_run()
+    gridded.write(name, {"surface": fields([0, 1, 2])})
+    unchanged = begin_run()
+    gridded.write(name, {"surface": fields([1, 2])})
+    begin_run()
+    gridded.write(name, {"surface": fields([0, 1, 2, 3], add=5.0)})
+    newest = gridded.snapshots(name)
+
+    def again(run: str, *written: xr.Dataset) -> list[tuple[str, int | None]]:
+        record._repeated.clear()
+        done = begin_run()
+        monkeypatch.setenv("THALWEG_PINNED", run)
+        for each in written:
+            gridded.write(name, {"surface": each})
+        monkeypatch.delenv("THALWEG_PINNED")
+        assert gridded.snapshots(name) == newest
+        return [(use.direction, use.rows) for use in history.get(done).uses]
+
+    assert again(first, fields([0, 1, 2])) == [("same", 2)]
+    assert again(first, fields([0, 1])) == [("differs", 1)]
+    assert again(first, fields([0, 1, 2, 3])) == [("differs", 1)]
+    assert again(first, fields([1, 2], add=1.0)) == [("differs", 2)]
+    assert again(first, fields([1, 2], latitude=LATITUDE + 1)) == [("differs", 2)]
+    assert again(first, fields([1, 2]), fields([1])) == [("same", 2)]
+    assert again(unchanged, fields([1, 2])) == []
+    assert again(unchanged, fields([1], add=5.0)) == [("differs", 1)]
 
 
 def test_a_variable_may_come_later(ready: Settings, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,6 +51,17 @@ DATASET = {
         },
         "outputFacets": {"type": "object", "additionalProperties": FACET},
     },
+}
+#: Facets that the specification has, in the version of August 2026.
+FACETS = {
+    "1-0-0/ExecutionParametersRunFacet.json",
+    "1-0-0/TagsRunFacet.json",
+    "1-0-1/DatasetVersionDatasetFacet.json",
+    "1-0-1/DatasourceDatasetFacet.json",
+    "1-0-1/ErrorMessageRunFacet.json",
+    "1-0-2/OutputStatisticsOutputDatasetFacet.json",
+    "1-2-0/SchemaDatasetFacet.json",
+    "2-0-4/JobTypeJobFacet.json",
 }
 RUN_EVENT = {
     "type": "object",
@@ -351,6 +363,8 @@ def test_events_are_those_of_openlineage(story: Story) -> None:
     )
     for event in events:
         checker.validate(event)
+    named = set(re.findall(r"https://openlineage.io/spec/facets/([^#]+)#", json.dumps(events)))
+    assert named <= FACETS
     (end,) = [
         e for e in events
         if e["run"]["runId"] == story.runs["first"] and e["eventType"] == "COMPLETE"

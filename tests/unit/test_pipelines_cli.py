@@ -8,19 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from thalweg import database, warehouse
 from thalweg.cli import app, pipelines
 from thalweg.errors import InvalidInput, NotFound
-from thalweg.pipelines import backfill, history, specification
-from thalweg.pipelines import run as runner
+from thalweg.pipelines import backfill, history, specification, supervise
 from thalweg.pipelines.run import RunFailed
 from thalweg.settings import Settings
 
@@ -108,12 +110,21 @@ def test_pipelines_are_listed_shown_and_checked(home: Settings) -> None:
     assert "A test" in call("pipeline", "list")
     assert json.loads(call("pipeline", "list", "--json"))[0]["name"] == "tell"
     assert "03171000" in call("pipeline", "show", "tell")
-    assert json.loads(call("pipeline", "validate", "--json")) == {
-        "tell": None,
-        "all together": None,
-    }
+    assert json.loads(call("pipeline", "validate", "--json")) == {"tell": None}
+    call("pipeline", "new", "after")
+    made = home.home / "pipelines/after/pipeline.yaml"
+    made.write_text(f"{made.read_text()}needs: [tell]\n")
     (home.home / "pipelines/tell/pipeline.yaml").write_text(YAML.replace("owner", "ownr"))
-    assert "did you mean 'owner'" in call("pipeline", "validate", code=1)
+    checked = json.loads(call("pipeline", "validate", "--json", code=1))
+    assert checked["after"] is None
+    assert "pipeline.yaml:2: ownr: unknown key; did you mean 'owner'" in checked["tell"]
+    after, tell = json.loads(call("pipeline", "list", "--json"))
+    assert (after["name"], after["needs"]) == ("after", ["tell"])
+    assert tell == {"name": "tell", "error": checked["tell"]}
+    assert re.search("after .*\ntell +broken", call("pipeline", "list"))
+    assert "tell  broken: thalweg pipeline validate" in call("pipeline", "graph")
+    with pytest.raises(InvalidInput, match="did you mean 'owner'"):
+        call("pipeline", "graph", "tell")
 
 
 def test_a_new_pipeline_runs_at_once(home: Settings) -> None:
@@ -227,7 +238,7 @@ def test_what_a_person_cancels_is_not_tried_again(
     (folder / "pipeline.yaml").write_text(f"{YAML}partitions: {{by: key, keys: [x, y]}}\n")
     notebook = folder / "notebook.ipynb"
     notebook.write_text(notebook.read_text().replace("\\ngage", "; import time; time.sleep(60)"))
-    monkeypatch.setattr(runner, "BEAT", 0.5)
+    monkeypatch.setattr(supervise, "BEAT", 0.5)
     with ThreadPoolExecutor(1) as pool:
         made = pool.submit(backfill.backfill, "tell", "x", "x", settings=home)
         while not (running := history.find("tell", "running", partition="x", settings=home)):
@@ -235,6 +246,18 @@ def test_what_a_person_cancels_is_not_tried_again(
         history.cancel(running[0].id, home)
         assert made.result(60).failed == {"x": f"cancelled by {running[0].user}"}
     assert len(history.find("tell", partition="x", settings=home)) == 1
+
+
+def test_what_tells_something_tells_it_to_machines_too() -> None:
+    def without_json(command: Any, *path: str) -> Iterator[str]:
+        for name, each in getattr(command, "commands", {}).items():
+            yield from without_json(each, *path, name)
+        if path and not hasattr(command, "commands"):
+            is_told = any("--json" in option.opts for option in command.params)
+            yield from [] if is_told else [" ".join(path)]
+
+    people = {"up", "down", "logs", "user add", "user password", "deploy values"}
+    assert set(without_json(get_command(app))) <= people | {"pipeline schema"}  # which is JSON
 
 
 def test_help_has_examples() -> None:

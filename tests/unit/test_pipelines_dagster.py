@@ -109,8 +109,27 @@ def test_schedules_are_on_only_if_the_settings_say_so() -> None:
         assert statuses == {f"run_{p.name}": expected for p in pipelines if p.schedule}
         sensors = {s.name: s.default_status.value for s in repository.sensor_defs}
         follow = {f"follow_{p.name}" for p in pipelines if p.needs and not p.schedule}
-        always = {"first_light_sensor", "tell_who_is_late", "Personal_schedules_sensor"}
+        always = {"first_light_sensor", "tell_people", "Personal_schedules_sensor"}
         assert sensors == dict.fromkeys([*follow, *always], "RUNNING")
+
+
+def test_one_that_is_broken_disables_itself_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_pipeline(tmp_path, "wrong", "1", "schedule: {cron: never}\n")
+    write_pipeline(tmp_path, "daily", "1", "schedule: {cron: 15 6 * * *}\n")
+    write_pipeline(tmp_path, "after", "1", "needs: [wrong, metrics]\n")
+    made = definitions(settings_module.load({}, home=tmp_path))
+    graph = made.resolve_asset_graph()
+    why = str(graph.get(dg.AssetKey("wrong")).description)
+    assert "wrong/pipeline.yaml:5: schedule.cron: expected five fields" in why
+    assert why in caplog.text
+    assert not graph.get(dg.AssetKey("wrong")).is_executable
+    parents = graph.get(dg.AssetKey("after")).parent_keys
+    assert parents == {dg.AssetKey("wrong"), dg.AssetKey(["warehouse", "metrics"])}
+    repository = made.get_repository_def()
+    assert {each.job_name for each in repository.schedule_defs} == {"run_daily"}
+    assert "follow_after" in {each.name for each in repository.sensor_defs}
 
 
 def test_parameters_are_checked_by_dagster_too(made: dg.Definitions) -> None:

@@ -319,6 +319,7 @@ def test_a_failure_for_good_and_lateness_are_told(
 ) -> None:
     saved(notebook=notebook("1 / 0"), freshness="1h", notify=["ada@example.org"])
     letters: list[tuple[str, str]] = []
+    home = replace(home, smtp_url="smtp://127.0.0.1:1")
     monkeypatch.setattr(notify, "_mail", lambda to, subject, text, _: letters.append((to, text)))
     with pytest.raises(RunFailed):
         run("ada/report", attempt=4, trigger="schedule", settings=home)

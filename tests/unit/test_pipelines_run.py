@@ -12,19 +12,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from s3fs import S3FileSystem
 
-from thalweg import database, storage
+from thalweg import database, raw, storage
 from thalweg.errors import InvalidInput, NotFound, Unavailable
+from thalweg.hub import environment, object_store
 from thalweg.pipelines import history, pages
 from thalweg.pipelines.history import Busy, Run
-from thalweg.pipelines.run import RunFailed, executor, run
-from thalweg.settings import Settings
+from thalweg.pipelines.run import RunFailed, executor, retry, run
+from thalweg.settings import Settings, load
 
 YAML = """\
 title: A test
@@ -347,6 +351,57 @@ def test_a_store_that_is_gone_fails_the_run_and_keeps_the_notebook(pipeline: Mak
     assert kept["cells"][-1]["outputs"][0]["data"]["text/plain"] == ["42"]
 
 
+def test_the_object_store_is_killed_in_the_middle(
+    pipeline: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What had landed is there once after it is back and the run was tried again."""
+    started, gate = tmp_path / "started", tmp_path / "gate"
+    own = replace(load({}, data_dir=tmp_path / "data"), home=tmp_path)
+    with a_store(own) as store:
+        for name, value in environment.data_environment(own).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        database.migrate(own)
+        land = "raw.land('t', 'cut', b'{0}', extension='txt', url='https://x/{0}')"
+        wait = f"import time\nwhile not Path({str(gate)!r}).exists(): time.sleep(0.05)"
+        pipeline(
+            "from thalweg import raw; from pathlib import Path; " + land.format(1),
+            f"Path({str(started)!r}).touch()\n{wait}",
+            land.format(2),
+        )
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(failure, own)
+            _wait_for(started.exists)
+            store.kill()
+            store.wait()
+            gate.touch()
+            failed = running.result(60)
+        assert (failed.state, failed.notebook_uri) == ("failed", None)
+        assert "Unavailable: the object store" in str(failed.error)
+        assert (own.data_dir / "unsaved" / f"{failed.id}.ipynb").exists()
+        with a_store(own):
+            done = retry(failed.id, own)
+            assert (done.state, done.repeats) == ("succeeded", failed.id)
+            assert [raw.read(file) for file in raw.find("t", "cut")] == [b"1", b"2"]
+
+
+@contextmanager
+def a_store(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    """An object store of its own, started anew on the ports that it had."""
+    S3FileSystem.clear_instance_cache()
+    object_store.prepare(settings)
+    command = object_store.command(settings)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(lambda: object_store.is_healthy(settings), 60)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        object_store.remove_sockets(settings)
+        S3FileSystem.clear_instance_cache()
+
+
 def test_the_record_is_stamped_whatever_saving_says(
     pipeline: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,7 +432,7 @@ def _run_in_process(how: str = "") -> subprocess.Popen[bytes]:
     # A test that runs in a shell's background inherits an ignored SIGINT.
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from thalweg.pipelines import run; run.BEAT = 0.5;"
+        "from thalweg.pipelines import run, supervise; supervise.BEAT = 0.5;"
         f"run.run('work', {how})"
     )
     return subprocess.Popen([sys.executable, "-c", code], env=os.environ)

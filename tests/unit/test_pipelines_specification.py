@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -287,17 +288,45 @@ def test_the_notebook_must_take_the_declared_parameters(tmp_path: Path) -> None:
 
 
 def test_order_of_flow_unknown_needs_and_circles(tmp_path: Path) -> None:
+    """What is broken is left out and says why; the others stay."""
     settings = settings_module.load({}, home=tmp_path)
-    write(tmp_path, GOOD.replace("needs: []", "needs: [zero]"), name="alpha")
-    with pytest.raises(InvalidInput, match="needs: no pipeline or table 'zero'"):
-        specification.all(settings)
+
+    def needs(name: str, need: str) -> None:
+        write(tmp_path, GOOD.replace("needs: []", f"needs: [{need}]"), name=name)
+
+    def found() -> tuple[list[str], dict[str, str]]:
+        return list(specification.all(settings)), specification.broken(settings)
+
+    needs("alpha", "zero")
+    good, wrong = found()
+    assert good == []
+    assert "alpha/pipeline.yaml: needs: no pipeline or table 'zero'" in wrong["alpha"]
     write(tmp_path, name="zero")
-    assert list(specification.all(settings)) == ["zero", "alpha"]
-    write(tmp_path, GOOD.replace("needs: []", "needs: [metrics]"), name="tables")
+    assert found() == (["zero", "alpha"], {})
+    needs("tables", "metrics")
     assert set(specification.all(settings)) == {"zero", "alpha", "tables"}
-    write(tmp_path, GOOD.replace("needs: []", "needs: [alpha]"), name="zero")
-    with pytest.raises(InvalidInput, match="circle"):
-        specification.all(settings)
+    needs("zero", "alpha")
+    needs("last", "zero")
+    needs("alone", "alone")
+    good, wrong = found()
+    assert (set(good), set(wrong)) == ({"tables", "last"}, {"zero", "alpha", "alone"})
+    assert re.search(
+        "these need each other: (zero → alpha → zero|alpha → zero → alpha)", wrong["zero"]
+    )
+    for broken in (
+        "",
+        "- a list",
+        "1: 2",
+        "title: [",
+        "\tx",
+        "&a [*a]",
+        "a: !!python/x",
+        "{a: {b: ",
+    ):
+        (tmp_path / "pipelines" / "zero" / "pipeline.yaml").write_text(broken)
+        good, wrong = found()
+        assert (set(good), set(wrong)) == ({"tables", "last", "alpha"}, {"zero", "alone"})
+        assert "zero/pipeline.yaml:1: " in wrong["zero"]
     with pytest.raises(NotFound, match="did you mean 'alpha'"):
         specification.get("alhpa", settings)
 

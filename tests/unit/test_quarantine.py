@@ -205,7 +205,7 @@ def test_a_released_row_never_replaces_what_a_later_file_said(location: str) -> 
     assert (done.written[0].changed, done.written[0].unchanged) == (1, 1)
     assert stored(location) == pytest.approx([3.0, 10.0, 7.0])
     (left,) = done.quarantined
-    assert left.reason == f"{quarantine.DOUBT}, got {late.id} (1 rows)"
+    assert left.reason == f"{quarantine.admission.DOUBT}, got {late.id} (1 rows)"
     assert quarantine.show(entry.id)[1]["value"].to_pylist() == [99000.0]  # as it came
     # Loaded again in their order, they say what holds.
     quarantine.admit({NAME: rows})
@@ -401,10 +401,18 @@ def test_the_commands(location: str) -> None:
     assert done.exit_code == 1
     assert f"{keep.id[:8]}  stays: " in done.stderr
     assert f"{entry.id[:8]}  1 rows of primary_timeseries in quarantine" in done.stdout
+    done = run(app, ["quarantine", "retry", keep.id, entry.id, "--json"])
+    assert done.exit_code == 1
+    told = json.loads(done.stdout)
+    assert told[keep.id]["error"]
+    assert [each["id"] for each in told[entry.id]["quarantined"]] == [entry.id]
+    assert told[entry.id]["written"][0]["added"] == 0
     quarantine.discard(keep.id)
     assert "retry" in run(app, ["quarantine", "show", entry.id]).stdout
     done = run(app, ["quarantine", "discard", entry.id])
     assert (
         done.stdout == f"{entry.id[:8]}  1 rows of primary_timeseries discarded from quarantine\n"
     )
+    done = run(app, ["quarantine", "discard", entry.id, "--json"])
+    assert [each["id"] for each in json.loads(done.stdout)] == [entry.id]
     assert "discard" not in run(app, ["quarantine", "show", entry.id]).stdout.splitlines()[-1]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import io
 import json
+import os
 import re
 import socketserver
 import ssl
@@ -12,6 +14,7 @@ import threading
 import uuid
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from email import message_from_string
@@ -132,7 +135,7 @@ def _handed_on(done: Run, home: Settings) -> None:
     assert "ComputationalWorkflow" in entities[root["mainEntity"]["@id"]]["@type"]
     action = entities[root["mentions"]["@id"]]
     assert action["instrument"] == root["mainEntity"]
-    assert action["actionStatus"] == {"@id": "http://schema.org/CompletedActionStatus"}
+    assert action["actionStatus"] == "http://schema.org/CompletedActionStatus"
     for reference in _references(described["@graph"]):
         assert reference in entities or reference.startswith(
             ("https://w3id", "http://schema", "https://bio")
@@ -298,7 +301,7 @@ def test_who_is_late_is_told_once(told: Told) -> None:
     home = replace(home, schedules=True)
     made = definitions(home).get_repository_def()
     with dg.build_sensor_context(repository_def=made) as context:
-        assert made.get_sensor_def("tell_who_is_late").evaluate_tick(context).cursor == "levels"
+        assert made.get_sensor_def("tell_people").evaluate_tick(context).cursor == "levels"
     assert "its last success was never, and it promises one every 6:00:00" in posted[1]["text"]
     assert notify.tell_late(["levels"], home) == ["levels"]
     begun = history.begin(database.new_id(), "levels", {}, "command", home)
@@ -307,26 +310,58 @@ def test_who_is_late_is_told_once(told: Told) -> None:
     assert (len(posted), mailed) == (2, [])
 
 
-def test_a_notice_that_fails_is_logged_without_its_secret(
+def test_a_notice_waits_for_who_has_a_way_to_tell(
+    told: Told, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A terminal that finds a lost run knows neither webhook nor mail server."""
+    home, posted, mailed = told
+    posted.append({})  # the hook is not busy
+    write_pipeline(home.home, "lost", "1", more=NOTIFY)
+    terminal, url = replace(home, smtp_url=""), os.environ["THE_HOOK"]
+    begun = history.begin(database.new_id(), "lost", {}, "dagster", home, is_last=True)
+    with database.session(home) as session, session.begin():
+        session.get_one(database.RunRow, begun.id).seen_at = begun.started_at - 2 * history.SILENCE
+    monkeypatch.delenv("THE_HOOK")
+    assert history.get(begun.id, terminal).state == "dead"
+    assert notify.deliver(terminal) == {"THE_HOOK", "THALWEG_SMTP_URL"}
+    assert (len(posted), mailed) == (1, [])
+
+    made = definitions(home).get_repository_def()
+    with dg.build_sensor_context(repository_def=made) as context:
+        said = made.get_sensor_def("tell_people").evaluate_tick(context).skip_message
+    assert said == "nothing is late; notices wait: set THE_HOOK"
+    assert [begun.id in mail for mail in mailed] == [True]
+    for wrong in ("ftp://127.0.0.1/T0/secret", "127.0.0.1/T0/secret", "http:/T0/secret"):
+        monkeypatch.setenv("THE_HOOK", wrong)
+        monkeypatch.setattr(notify, "PAUSE", dt.timedelta())
+        assert notify.webhooks(home) == {"THE_HOOK": wrong}
+        assert notify.deliver(home) == set()
+    assert caplog.text.count("THE_HOOK cannot be told about lost yet") == 3
+    assert "secret" not in caplog.text
+    monkeypatch.setenv("THE_HOOK", url)
+    monkeypatch.setattr(notify, "PAUSE", dt.timedelta(minutes=2))
+    notify.deliver(home)  # another may still be at it
+    assert len(posted) == 1
+    with database.session(home) as session, session.begin():
+        session.query(database.NoticeRow).update({"tried_at": None})
+    with ThreadPoolExecutor(4) as pool:
+        [*pool.map(notify.deliver, [home] * 4)]
+    assert [begun.id in each.get("text", "") for each in posted] == [False, True]
+    assert len(mailed) == 1
+    assert "is cancelled" in call("runs", "cancel", begun.id)
+
+
+def test_a_notice_is_forgotten_that_nobody_could_send(
     home: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_pipeline(home.home, "broken", "1", more=NOTIFY)
-    begun = history.begin(database.new_id(), "broken", {}, "command", home)
-    for url in ("ftp://127.0.0.1/T0/secret", "127.0.0.1/T0/secret", "http:/T0/secret"):
-        monkeypatch.setenv("THE_HOOK", url)
-        notify.dead_letter(replace(begun, state="dead", error="why"), home)
-        assert notify.webhooks(home) == {"THE_HOOK": url}
-    assert caplog.text.count("THE_HOOK cannot be told about broken") == 3
-    assert "no mail server is known: set THALWEG_SMTP_URL" in caplog.text
-    assert "secret" not in caplog.text
-    monkeypatch.delenv("THE_HOOK")
-    notify.dead_letter(replace(begun, state="dead", error="why"), home)
-    assert "the environment variable THE_HOOK is not set" in caplog.text
-    caplog.clear()
-    notify.dead_letter(replace(begun, state="failed", error="why"), home)
-    assert not caplog.text
-    given_up = history.end(replace(begun, state="dead", error="why"), home)
-    assert "is cancelled" in call("runs", "cancel", given_up.id)
+    write_pipeline(home.home, "broken", "1", more="notify: [{email: a@example.org}]\n")
+    notify.tell(specification.get("broken", home), "late", "it is late", home)
+    assert notify.deliver(home) == {"THALWEG_SMTP_URL"}
+    with monkeypatch.context() as a_week_later:
+        a_week_later.setattr(notify, "KEPT", -dt.timedelta(minutes=1))
+        assert notify.deliver(home) == set()
+    assert "a@example.org was never told: it is late" in caplog.text
+    assert notify.deliver(home) == set(), "it is gone"
 
 
 @pytest.mark.parametrize("kind", ["smtp", "smtps"])

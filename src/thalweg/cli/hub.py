@@ -177,13 +177,19 @@ def settings(data_dir: DataDir = None, as_json: Json = False) -> None:
     console.print("Set one in thalweg.toml, or as THALWEG_NAME in the environment.")
 
 
-def migrate(data_dir: DataDir = None) -> None:
-    """Bring the metadata database and the warehouse to the newest schema; `thalweg up` does so."""
+def migrate(json: Json = False, data_dir: DataDir = None) -> None:
+    """Bring the metadata database and the warehouse to the newest schema; `thalweg up` does so.
+
+    Example: `thalweg migrate`
+    """
     values = local_settings(data_dir)
     from thalweg import database, warehouse
 
-    database.migrate(values)
-    warehouse.migrate(values)
+    version, steps = database.migrate(values), warehouse.migrate(values)
+    if json:
+        return print_json({"database": version, "warehouse": steps})
+    for step in steps:
+        console.print(step)
     console.print("The metadata database and the warehouse have the newest schema.")
 
 

@@ -41,6 +41,7 @@ def ingest(
         list[float] | None, typer.Option(help="A value that stands for none; repeat it.")
     ] = None,
     dataset: Annotated[str, typer.Option(help="Name under which the files land.")] = "files",
+    json: Json = False,
     data_dir: DataDir = None,
 ) -> None:
     """Bring files of your own into the warehouse; exit 1 if one cannot be read.
@@ -65,12 +66,15 @@ def ingest(
     layout = table.Layout(to, pairs(map), pairs(set), prefix, timezone, tuple(missing or ()))
     settings = local_settings(data_dir)
     uris = [uri if "://" in uri else f"file://{Path(uri).resolve()}" for uri in files]
-    with bars() as step:
+    with bars(hidden=json) as step:
         landed = table.fetch(uris, dataset=dataset, settings=settings, progress=step("land"))
         read = partial(table.read, layout=layout)
         reading, _ = step("read"), step("check and write")
         loaded = library.load(read, landed, settings, reading)
-    typer.echo(str(loaded))
+    if json:
+        print_json(loaded.as_dict())
+    else:
+        typer.echo(str(loaded))
     if any(entry.table is None for entry in loaded.quarantined):
         raise typer.Exit(1)
 
@@ -131,6 +135,7 @@ def show(
 @commands.command()
 def retry(
     ids: Annotated[list[str] | None, typer.Argument(help="Ids of entries; all without.")] = None,
+    json: Json = False,
     data_dir: DataDir = None,
 ) -> None:
     """Try again after a fix: what is good now goes into the warehouse, the rest stays.
@@ -143,23 +148,29 @@ def retry(
 
     settings = local_settings(data_dir)
     waiting = ids or [entry.id for entry in quarantine.list(settings)]
-    failed = False
+    told: dict[str, Any] = {}
     for id in waiting:
         try:
-            for line in str(quarantine.retry(id, settings)).splitlines():
-                typer.echo(f"{id[:8]}  {line}")
+            done = quarantine.retry(id, settings)
+            told[id] = done.as_dict()
+            said, failed = str(done), False
         except (InvalidInput, NotFound) as error:  # the others may be good
-            failed = True
-            typer.secho(f"{id[:8]}  stays: {error}", fg="yellow", err=True)
-    if not waiting:
+            told[id] = {"error": str(error)}
+            said, failed = f"stays: {error}", True
+        for line in said.splitlines() if not json else ():
+            typer.secho(f"{id[:8]}  {line}", fg="yellow" if failed else None, err=failed)
+    if json:
+        print_json(told)
+    elif not waiting:
         typer.echo(NOTHING)
-    if failed:
+    if any("error" in each for each in told.values()):
         raise typer.Exit(1)
 
 
 @commands.command()
 def discard(
     ids: Annotated[list[str], typer.Argument(help="Ids of entries, or their beginnings.")],
+    json: Json = False,
     data_dir: DataDir = None,
 ) -> None:
     """Wait no longer for what never was true, or came in by another way; it stays stored.
@@ -169,8 +180,11 @@ def discard(
     from thalweg import quarantine
 
     settings = local_settings(data_dir)
-    for id in ids:
-        typer.echo(f"{id[:8]}  {quarantine.discard(id, settings)}")
+    entries = [quarantine.discard(id, settings) for id in ids]
+    if json:
+        return print_json([asdict(entry) for entry in entries])
+    for entry in entries:
+        typer.echo(f"{entry.id[:8]}  {entry}")
 
 
 def _cells(entry: Entry) -> list[Any]:

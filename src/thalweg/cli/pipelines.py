@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,7 +18,7 @@ from thalweg.cli.common import (
     print_json,
     print_table,
 )
-from thalweg.errors import ThalwegError
+from thalweg.errors import InvalidInput
 
 if TYPE_CHECKING:
     from thalweg.pipelines.backfill import Backfilled
@@ -28,6 +29,10 @@ __all__ = ["register"]
 pipelines = typer.Typer(help="The pipelines there are.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Name of a pipeline.", show_default=False)]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Give it as often as needed."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -39,12 +44,9 @@ def register(app: typer.Typer) -> None:
 
 def run(
     name: Name,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Give it as often as needed."),
-    ] = None,
+    parameter: Parameters = None,
     partition: Annotated[
-        str | None, typer.Option(help="Which partition, such as 2024-09-26T13.", show_default=False)
+        str | None, typer.Option(help="Which partition, such as 2024-09-26.", show_default=False)
     ] = None,
     json: Json = False,
     data_dir: DataDir = None,
@@ -59,7 +61,7 @@ def run(
 
         thalweg run ingest_usgs -p sites=03171000 -p start=now-7d -p end=now
 
-        thalweg run ingest_usgs --partition 2024-09-26T13
+        thalweg run ingest_usgs --partition 2024-09-26
     """
     from thalweg.pipelines import run as runner
 
@@ -92,6 +94,7 @@ def backfill(
             help="First and last partition, both included; either may be left out.",
         ),
     ],
+    parameter: Parameters = None,
     again: Annotated[
         bool, typer.Option("--again", help="Run also what has succeeded before.")
     ] = False,
@@ -104,39 +107,45 @@ def backfill(
 
     Examples:
 
-        thalweg backfill ingest_usgs 2024-09-25T00..2024-09-28T23
+        thalweg backfill ingest_usgs 2024-09-25..2024-09-28
 
-        thalweg backfill ingest_usgs 2024-09-25T00.. --again
+        thalweg backfill ingest_usgs 2024-09-25.. -p timeslices=yes --again
     """
     from thalweg.pipelines import backfill as backfilling
 
     first, dots, last = partitions.partition("..")
     with bars(hidden=json) as step:
         done = backfilling.backfill(
-            name, first or None, (last if dots else first) or None, again=again,
-            settings=local_settings(data_dir), progress=step(name),
+            name, first or None, (last if dots else first) or None, parameters=pairs(parameter),
+            again=again, settings=local_settings(data_dir), progress=step(name),
         )  # fmt: skip
     if json:
         print_json(asdict(done))
     else:
-        _print_backfilled(done, f"{partitions} --again" if again else partitions)
+        given = [word for each in parameter or () for word in ("-p", each)]
+        _print_backfilled(done, shlex.join([partitions, *given, *["--again"] * again]))
     if done.failed or done.left:
         raise typer.Exit(1)
 
 
 @pipelines.command("list")
 def list_pipelines(json: Json = False, data_dir: DataDir = None) -> None:
-    """List the pipelines in order of flow.
+    """List the pipelines in order of flow; one that is broken with what is wrong.
 
     Example: `thalweg pipeline list`
     """
     from thalweg.pipelines import flow, specification
 
-    found = list(specification.all(local_settings(data_dir)).values())
+    settings = local_settings(data_dir)
+    found, broken = specification.all(settings).values(), specification.broken(settings)
     if json:
-        return print_json([each.model_dump(mode="json") for each in found])
+        wrong = [{"name": name, "error": why} for name, why in broken.items()]
+        return print_json([*(each.model_dump(mode="json") for each in found), *wrong])
     rows = [[each.name, each.title, flow.when(each), ", ".join(each.needs)] for each in found]
+    rows += [[name, "broken", "not until it is mended", ""] for name in broken]
     print_table(["pipeline", "what it is", "runs", "needs"], rows)
+    for why in broken.values():
+        typer.secho(why, fg="red", err=True)
     typer.echo("Run one: thalweg run NAME; its parameters: thalweg pipeline show NAME")
 
 
@@ -185,10 +194,8 @@ def validate(json: Json = False, data_dir: DataDir = None) -> None:
     from thalweg.pipelines import specification
 
     settings = local_settings(data_dir)
-    folders = sorted(file.parent for file in (settings.home / "pipelines").glob("*/pipeline.yaml"))
-    problems = {folder.name: _problem(specification.load, folder) for folder in folders}
-    if not any(problems.values()):
-        problems["all together"] = _problem(specification.all, settings)
+    good = dict.fromkeys(specification.all(settings))
+    problems: dict[str, str | None] = good | specification.broken(settings)
     if json:
         print_json(problems)
     else:
@@ -196,14 +203,6 @@ def validate(json: Json = False, data_dir: DataDir = None) -> None:
             typer.secho(f"{name}: {problem or 'ok'}", fg="red" if problem else None)
     if any(problems.values()):
         raise typer.Exit(1)
-
-
-def _problem(check: Any, argument: Any) -> str | None:
-    try:
-        check(argument)
-    except ThalwegError as error:
-        return str(error)
-    return None
 
 
 @pipelines.command()
@@ -245,7 +244,11 @@ def graph(
 
     from thalweg.pipelines import flow, specification
 
-    found = flow.as_dict(specification.all(local_settings(data_dir)), name)
+    settings = local_settings(data_dir)
+    broken = specification.broken(settings)
+    if name in broken:
+        raise InvalidInput(broken[name])
+    found = flow.as_dict(specification.all(settings), name, broken)
     if json:
         return print_json(found)
     if mermaid:

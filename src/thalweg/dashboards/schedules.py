@@ -20,11 +20,11 @@ from thalweg.errors import InvalidInput, NotFound, ThalwegError, Unavailable
 from thalweg.pipelines import history, pages, personal
 from thalweg.pipelines.parts import Schedule
 from thalweg.pipelines.personal import Person
+from thalweg.private import ADMIN, USER
 from thalweg.settings import Settings
 
 __all__ = ["ROUTES", "notebooks", "person", "words"]
 
-USER, ADMIN = "X-Thalweg-User", "X-Thalweg-Admin"
 STATUS = {NotFound: 404, Unavailable: 503}
 DAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 

@@ -12,7 +12,7 @@ import xarray as xr
 from thalweg.errors import InvalidInput
 from thalweg.sources._fields import MEANING, RAW_FILE
 
-__all__ = ["merge"]
+__all__ = ["compare", "merge"]
 
 #: Values in a chunk, 1 MB of float32.
 CHUNK = 2**18
@@ -46,6 +46,28 @@ def merge(group: Group, dataset: xr.Dataset, chunks: Mapping[str, int]) -> Any:
     for name in dataset.data_vars:
         if f"{name}{RAW_FILE}" in dataset:
             counts += _put(group, dataset, str(name), places, chunks)
+    return counts
+
+
+def compare(stored: xr.Dataset, dataset: xr.Dataset) -> Any:
+    """How many fields `merge` would add, change and leave as they are; nothing is written."""
+    counts = np.zeros(3, int)
+    axes = {n: i for n, i in dataset.indexes.items() if n not in GRID and n in stored.indexes}
+    for name in map(str, dataset.data_vars):
+        ids = f"{name}{RAW_FILE}"
+        if ids not in dataset:
+            continue
+        given = dataset[ids].values.any(-1)
+        known: Any = np.zeros_like(given)
+        same = known
+        is_there = ids in stored and {*stored[name].dims} == {*dataset[name].dims}
+        if is_there and all(np.array_equal(stored[g], dataset[g]) for g in GRID):
+            there = stored[[name, ids]].reindex(axes, fill_value={name: np.nan, ids: 0})
+            known = there[ids].transpose(*dataset[ids].dims).values.any(-1)
+            old, new = there[name].transpose(*dataset[name].dims).values, dataset[name].values
+            same = known & ((old == new) | (np.isnan(old) & np.isnan(new))).all((-2, -1))
+        is_each = given & ~known, given & known & ~same, given & same
+        counts += [int(each.sum()) for each in is_each]
     return counts
 
 

@@ -25,7 +25,7 @@ import zarr
 
 from thalweg import raw, record, storage
 from thalweg.errors import InvalidInput, NotFound, Unavailable, nearest
-from thalweg.gridded.merge import merge
+from thalweg.gridded.merge import compare, merge
 from thalweg.settings import Settings, load
 from thalweg.sources._fields import RAW_FILE
 
@@ -144,11 +144,7 @@ def open(
             f"; say which level: {', '.join(groups)}" if level is None else nearest(level, groups)
         )
         raise NotFound(f"{name} has fields of {len(groups)} types of level, not of {level!r}{hint}")
-    # A variable in seconds, as the period of waves, is no timedelta; only step is one.
-    options = {"chunks": None, "decode_timedelta": False} | options
-    dataset: xr.Dataset = xr.open_zarr(session.store, group=level, consolidated=False, **options)
-    dataset["step"] = dataset["step"].astype("timedelta64[s]").astype("timedelta64[ns]")
-    dataset["step"].attrs = {"standard_name": "forecast_period"}
+    dataset = _stored(session, level, options)
     unsorted = [n for n, index in dataset.indexes.items() if not index.is_monotonic_increasing]
     dataset = dataset.sortby(unsorted) if unsorted else dataset
     valid = dataset["time"] + dataset["step"]
@@ -190,6 +186,8 @@ def write(
         raise InvalidInput(
             f"{name!r} cannot name a repository: expected lower-case letters, digits, '_', '.', '-'"
         )
+    if record.pinned():
+        return _compared(name, fields, settings)
     repository = _repository(name, settings, create=True)
     ids = [v.values for d in fields.values() for n, v in d.items() if str(n).endswith(RAW_FILE)]
     brought = sorted({id for halves in ids for id in file_ids(halves).flat if id})
@@ -202,9 +200,8 @@ def write(
             for level, dataset in fields.items():
                 counts += merge(root.require_group(level), dataset, chunks or {})
             added, changed, unchanged = map(int, counts)
-            if record.pinned():
-                return _compared(name, added, changed, unchanged, session.snapshot_id)
             if not added + changed:
+                record.note("read", "gridded", name, session.snapshot_id)  # for a rerun
                 return Written(name, 0, 0, unchanged, session.snapshot_id)
             message = f"{added} fields added, {changed} changed; raw files {', '.join(brought)}"
             snapshot = session.commit(message, metadata)
@@ -218,14 +215,45 @@ def write(
     raise Unavailable(f"{name}: {ATTEMPTS} commits in a row lost to other writers; write again")
 
 
-def _compared(name: str, added: int, changed: int, unchanged: int, snapshot: str) -> Written:
-    """What a rerun would have done to a repository as it is now, without a commit of it."""
+def _compared(name: str, fields: Mapping[str, xr.Dataset], settings: Settings) -> Written:
+    """What a write did in the run that is repeated, if these fields are those; nothing is written.
+
+    They are if they change as many fields of the state before it, and none of the state after it.
+    """
+    repository = _repository(name, settings)
     wrote = record.pinned_write("gridded", name)
-    if wrote or added + changed:
-        version, rows = (wrote.version, wrote.rows) if wrote else ("", 0)
-        differ = added + changed
-        record.compared("gridded", name, version, differ or rows, is_same=not differ)
-    return Written(name, added, changed, unchanged, snapshot)
+    after = _session(repository, name, wrote.version if wrote else None)
+    before = after
+    if wrote:
+        _, parent, *_ = repository.ancestry(snapshot_id=wrote.version)
+        before = _session(repository, name, parent.id)
+    added, changed, unchanged = map(int, _counts(before, name, fields))
+    if wrote:
+        differ = max(_counts(after, name, fields)[:2].sum(), abs(added + changed - wrote.rows))
+        record.compared(
+            "gridded", name, wrote.version, int(differ) or wrote.rows, is_same=not differ
+        )
+    elif added + changed:
+        record.compared("gridded", name, "", added + changed, is_same=False)
+    return Written(name, added, changed, unchanged, after.snapshot_id)
+
+
+def _counts(session: icechunk.Session, name: str, fields: Mapping[str, xr.Dataset]) -> Any:
+    """How many fields a state has not, has with other values, and has as they are."""
+    groups, counts = _groups(session, name), np.zeros(3, int)
+    for level, dataset in fields.items():
+        counts += compare(_stored(session, level, {}) if level in groups else xr.Dataset(), dataset)
+    return counts
+
+
+def _stored(session: icechunk.Session, level: str, options: Mapping[str, Any]) -> xr.Dataset:
+    """The fields of a group, as they lie there."""
+    # A variable in seconds, as the period of waves, is no timedelta; only step is one.
+    options = {"chunks": None, "decode_timedelta": False} | dict(options)
+    dataset: xr.Dataset = xr.open_zarr(session.store, group=level, consolidated=False, **options)
+    dataset["step"] = dataset["step"].astype("timedelta64[s]").astype("timedelta64[ns]")
+    dataset["step"].attrs = {"standard_name": "forecast_period"}
+    return dataset
 
 
 def _repository(name: str, settings: Settings, *, create: bool = False) -> icechunk.Repository:

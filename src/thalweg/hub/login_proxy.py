@@ -18,12 +18,9 @@ from tornado import web
 
 from thalweg import settings as settings_module
 from thalweg.hub import state
+from thalweg.private import ADMIN, USER
 
-__all__ = ["ADMIN", "USER", "LoginProxy", "signing"]
-
-#: Headers by which the app learns who asks, and whether an admin of the hub; those that a client
-#: sends are replaced.
-USER, ADMIN = "X-Thalweg-User", "X-Thalweg-Admin"
+__all__ = ["LoginProxy", "signing"]
 
 
 class LoginProxy(StandaloneProxyServer):  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -68,17 +69,20 @@ def _event(
     tags = [
         {"key": k, "value": str(v), "source": "THALWEG"} for k, v in known.items() if v is not None
     ]
-    values = [{"key": key, "value": value} for key, value in run.parameters.items()]
+    values = [
+        {"key": key, "value": value if isinstance(value, str) else json.dumps(value)}
+        for key, value in run.parameters.items()
+    ]
     facets = {
         "tags": _facet("TagsRunFacet", "1-0-0", tags=tags),
-        "jobRunParameters": _facet("JobRunParametersFacet", "1-0-0", parameters=values),
+        "executionParameters": _facet("ExecutionParametersRunFacet", "1-0-0", parameters=values),
     }
     if type == "FAIL":
         facets["errorMessage"] = _facet(
             "ErrorMessageRunFacet", "1-0-1", message=run.error or "", programmingLanguage="PYTHON"
         )
     batch = {"processingType": "BATCH", "integration": "THALWEG", "jobType": "NOTEBOOK"}
-    job_facets = {"jobType": _facet("JobTypeJobFacet", "2-0-3", **batch)}
+    job_facets = {"jobType": _facet("JobTypeJobFacet", "2-0-4", **batch)}
     return {
         "eventType": type,
         "eventTime": at.astimezone(dt.UTC).isoformat(),
@@ -106,7 +110,7 @@ def _dataset(use: Any, file: RawFile | None, settings: Settings) -> dict[str, An
             {"name": name, "type": str(each.type), "description": each.doc}
             for name, each in definition(use.name).columns.items()
         ]
-        facets["schema"] = _facet("SchemaDatasetFacet", "1-1-1", fields=fields)
+        facets["schema"] = _facet("SchemaDatasetFacet", "1-2-0", fields=fields)
     if file and "://" in file.url:
         facets["dataSource"] = _facet(
             "DatasourceDatasetFacet", "1-0-1", name=file.source, uri=file.url

@@ -1,7 +1,7 @@
 """Run many partitions of a pipeline: those that have not succeeded yet, a few at a time.
 
 >>> from thalweg.pipelines import backfill
->>> backfill.backfill("ingest_usgs", "2024-09-25T00", "2024-09-28T23")  # doctest: +SKIP
+>>> backfill.backfill("ingest_usgs", "2024-09-25", "2024-09-28")  # doctest: +SKIP
 
 Whoever stops it loses nothing: the next one goes on where this one was.
 """
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from thalweg.pipelines import due, history, specification
 from thalweg.pipelines import run as runner
@@ -41,6 +42,7 @@ def backfill(
     first: str | None = None,
     last: str | None = None,
     *,
+    parameters: Mapping[str, Any] | None = None,
     again: bool = False,
     settings: Settings | None = None,
     progress: Progress | None = None,
@@ -54,6 +56,8 @@ def backfill(
     ----------
     first, last
         Keys, both included; without one, the first or last that there is.
+    parameters
+        Values for all of them by name, beside those that the partition gives.
     again
         Run also what has succeeded before.
     progress
@@ -75,7 +79,7 @@ def backfill(
         result.left.reverse()
     at_once = 1 if policy.on_failure == "stop" else pipeline.concurrency
     if result.left:
-        pipeline.values(partition=result.left[0])  # before anything runs
+        pipeline.values(parameters, result.left[0])  # before anything runs
 
     def tell() -> None:
         if progress:
@@ -85,7 +89,7 @@ def backfill(
     while result.left:
         batch = result.left[:1] if policy.on_failure == "stop" else list(result.left)
         for attempt in range(1, pipeline.retries.attempts + 2):
-            batch = _round(pipeline, batch, attempt, at_once, result, settings, tell)
+            batch = _round(pipeline, batch, parameters, attempt, at_once, result, settings, tell)
             if not batch:
                 break
             time.sleep(pipeline.retries.wait(attempt))
@@ -97,6 +101,7 @@ def backfill(
 def _round(
     pipeline: Pipeline,
     keys: list[str],
+    parameters: Mapping[str, Any] | None,
     attempt: int,
     at_once: int,
     result: Backfilled,
@@ -109,7 +114,7 @@ def _round(
     def work(key: str) -> None:
         try:
             runner.run(
-                pipeline.name, partition=key, trigger="backfill", attempt=attempt,
+                pipeline.name, parameters, partition=key, trigger="backfill", attempt=attempt,
                 settings=settings, stop=stop,
             )  # fmt: skip
         except runner.RunFailed as failed:

@@ -10,6 +10,7 @@ any of them.
 
 import datetime as dt
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -49,12 +50,19 @@ BACKOFF = {
 CRON = {"hourly": "0 * * * *", "daily": "0 0 * * *", "monthly": "0 0 1 * *"}
 FIRST_LIGHT = ("load_sample", "evaluate")
 SCHEDULE = "thalweg/schedule"  # tag of a run
+log = logging.getLogger(__name__)
 
 
 def definitions(settings: Settings) -> dg.Definitions:
-    """Assets, jobs, schedules and sensors of all pipelines of the home folder."""
-    pipelines = specification.all(settings)
-    tables = {need for each in pipelines.values() for need in each.needs} - set(pipelines)
+    """Assets, jobs, schedules and sensors of all pipelines of the home folder.
+
+    One that is broken is an asset that nothing makes, and says what is wrong with it.
+    """
+    pipelines, broken = specification.all(settings), specification.broken(settings)
+    for why in broken.values():
+        log.error("%s", why)
+    named = {need for each in pipelines.values() for need in each.needs}
+    tables = named - set(pipelines) - set(broken)
     jobs = {name: _job(name, [name], pipelines) for name in pipelines}
     sensors = [
         _following(each, pipelines, jobs[name], settings)
@@ -65,11 +73,12 @@ def definitions(settings: Settings) -> dg.Definitions:
         jobs["first_light"] = _job("first_light", FIRST_LIGHT, pipelines)
         sensors.append(_first_light_sensor(jobs["first_light"], settings))
     jobs[POOL] = _personal(settings)
-    sensors += [_late_sensor(settings), _personal_sensor(jobs[POOL], settings)]
+    sensors += [_telling_sensor(settings), _personal_sensor(jobs[POOL], settings)]
     return dg.Definitions(
         assets=[
-            *(_asset(pipeline, pipelines, settings) for pipeline in pipelines.values()),
-            *(dg.AssetSpec(_key(name, pipelines), kinds={"iceberg"}) for name in sorted(tables)),
+            *(_asset(pipeline, pipelines, tables, settings) for pipeline in pipelines.values()),
+            *(dg.AssetSpec(_key(name, tables), kinds={"iceberg"}) for name in sorted(tables)),
+            *(dg.AssetSpec(n, description=why, kinds={"broken"}) for n, why in broken.items()),
         ],
         jobs=list(jobs.values()),
         schedules=[
@@ -83,14 +92,14 @@ def definitions(settings: Settings) -> dg.Definitions:
 
 
 def _asset(
-    pipeline: Pipeline, pipelines: dict[str, Pipeline], settings: Settings
+    pipeline: Pipeline, pipelines: dict[str, Pipeline], tables: set[str], settings: Settings
 ) -> dg.AssetsDefinition:
     partitions = pipeline.partitions
     filled = partitions.parameters if partitions else {}
 
     @dg.asset(
         name=pipeline.name,
-        deps=[_dependency(pipeline, need, pipelines) for need in pipeline.needs],
+        deps=[_dependency(pipeline, need, pipelines, tables) for need in pipeline.needs],
         description=f"{pipeline.title}. {pipeline.description}",
         kinds={"jupyter"},
         metadata={"owner": pipeline.owner, "timeout_s": pipeline.timeout},
@@ -218,18 +227,20 @@ def _follows(pipeline: Pipeline) -> bool:
     return bool(pipeline.needs) and not pipeline.schedule
 
 
-def _key(need: str, pipelines: dict[str, Pipeline]) -> dg.AssetKey:
-    """The asset of a pipeline, or of a table."""
-    return dg.AssetKey([need] if need in pipelines else ["warehouse", need])
+def _key(need: str, tables: set[str]) -> dg.AssetKey:
+    """The asset of a table, or of a pipeline."""
+    return dg.AssetKey(["warehouse", need] if need in tables else [need])
 
 
-def _dependency(pipeline: Pipeline, need: str, pipelines: dict[str, Pipeline]) -> dg.AssetDep:
+def _dependency(
+    pipeline: Pipeline, need: str, pipelines: dict[str, Pipeline], tables: set[str]
+) -> dg.AssetDep:
     """What is needed: of a day its hours; where partitions have nothing in common, all of them."""
     mine = pipeline.partitions
     theirs = pipelines[need].partitions if need in pipelines else None
     alike = not mine or not theirs or mine.keys == theirs.keys  # which times have not
     mapping = None if alike else dg.AllPartitionMapping()
-    return dg.AssetDep(_key(need, pipelines), partition_mapping=mapping)
+    return dg.AssetDep(_key(need, tables), partition_mapping=mapping)
 
 
 def _partitions(partitions: Partitions) -> dg.PartitionsDefinition[str]:
@@ -367,17 +378,20 @@ def _first_light_sensor(job: Any, settings: Settings) -> dg.SensorDefinition:
     return ask
 
 
-def _late_sensor(settings: Settings) -> dg.SensorDefinition:
+def _telling_sensor(settings: Settings) -> dg.SensorDefinition:
     @dg.sensor(
-        name="tell_who_is_late",
+        name="tell_people",
         default_status=dg.DefaultSensorStatus.RUNNING,
-        minimum_interval_seconds=600,
-        description="Tells, once each time, of pipelines that are late against their promise.",
+        minimum_interval_seconds=60,
+        description="Tells, once each time, of pipelines that are late against their promise, and "
+        "sends the notices that others could not send.",
     )
     def tell(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         late = notify.tell_late((context.cursor or "").split(), settings)
         context.update_cursor(" ".join(late))
-        return dg.SkipReason(f"late: {', '.join(late)}" if late else "nothing is late")
+        missing = ", ".join(sorted(notify.deliver(settings)))
+        said = f"late: {', '.join(late)}" if late else "nothing is late"
+        return dg.SkipReason(said + (f"; notices wait: set {missing}" if missing else ""))
 
     return tell
 

@@ -1,7 +1,7 @@
 """The process that executes one notebook: Papermill, and nothing else of Thalweg.
 
 It stands between a run and its kernel, so that neither a dying kernel nor a time limit takes the
-caller along. The caller (`thalweg.pipelines.run`) starts it before all else, because importing
+caller along. The caller (`thalweg.pipelines.supervise`) starts it before all else, since importing
 Papermill takes longest, and writes one line of JSON to its standard input: `environ` for the
 kernel, the file for its `log`, and the `arguments` of `papermill.execute_notebook`. On standard
 output come lines of JSON: `{"cell": 3}` when that cell starts, and last `{"error": "…"}` or

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import mimetypes
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -35,10 +36,7 @@ CONTEXT = [
     "https://w3id.org/ro/crate/1.1/context",
     "https://w3id.org/ro/terms/workflow-run/context",
 ]
-STATUS = {
-    "running": "ActiveActionStatus",
-    "succeeded": "CompletedActionStatus",
-}
+WORKFLOW = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
 NOTEBOOK, PAGE, LINEAGE = "notebook.ipynb", "notebook.html", "openlineage.json"
 MEDIA = {
     NOTEBOOK: "application/x-ipynb+json",
@@ -108,6 +106,12 @@ def metadata(run: Run, sizes: dict[str, int], settings: Settings | None = None) 
         _action(run, sides, values),
         {"@id": f"#{run.user}", "@type": "Person", "name": run.user},
         {
+            "@id": "#license",
+            "@type": "CreativeWork",
+            "name": "Terms of the data",
+            "description": "Those that the sources of the data state.",
+        },
+        {
             "@id": "https://jupyter.org",
             "@type": ["ComputerLanguage", "SoftwareApplication"],
             "name": "Jupyter Notebook",
@@ -128,7 +132,8 @@ def _root(run: Run, sizes: dict[str, int], data: dict[str, Any]) -> dict[str, An
         + (f", partition {run.partition}" if run.partition else ""),
         "description": f"What run {run.id} of the notebook {run.pipeline} read, did and wrote.",
         "datePublished": run.started_at.isoformat(),
-        "license": "the terms of its data, as their sources state them",
+        "license": {"@id": "#license"},
+        "author": {"@id": f"#{run.user}"},
         "conformsTo": _ids(PROFILES),
         "hasPart": _ids([*sizes, *data]),
         "mainEntity": {"@id": NOTEBOOK},
@@ -151,6 +156,7 @@ def _files(
         if name == NOTEBOOK:
             file |= {
                 "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"],
+                "conformsTo": {"@id": WORKFLOW},
                 "name": run.pipeline,
                 "version": run.git_commit or "not in git",
                 "softwareRequirements": run.environment or "not known",
@@ -163,19 +169,21 @@ def _files(
 def _action(
     run: Run, sides: dict[str, list[dict[str, Any]]], values: list[dict[str, Any]]
 ) -> dict[str, Any]:
+    status = "Completed" if run.state == "succeeded" else "Failed"
     action = {
         "@id": f"#{run.id}",
         "@type": "CreateAction",
         "name": f"Run {run.id}",
-        "startTime": run.started_at.isoformat(),
+        "description": f"Execution of the notebook {run.pipeline} by {run.user}.",
+        "startTime": run.started_at.isoformat(timespec="milliseconds"),
         "instrument": {"@id": NOTEBOOK},
         "agent": {"@id": f"#{run.user}"},
         "object": _ids(each["@id"] for each in [*values, *sides["read"]]),
         "result": _ids([NOTEBOOK, *(each["@id"] for each in sides["wrote"])]),
-        "actionStatus": {"@id": f"http://schema.org/{STATUS.get(run.state, 'FailedActionStatus')}"},
+        "actionStatus": f"http://schema.org/{status}ActionStatus",
     }
     if run.ended_at:
-        action["endTime"] = run.ended_at.isoformat()
+        action["endTime"] = run.ended_at.isoformat(timespec="milliseconds")
     return action | ({"error": run.error} if run.error else {})
 
 
@@ -187,6 +195,7 @@ def _data(use: Use, file: RawFile | None, settings: Settings) -> dict[str, Any]:
             "@type": "File",
             "contentUrl": file.url,
             "name": f"{file.source}/{file.dataset}",
+            "encodingFormat": mimetypes.guess_type(file.uri)[0] or "application/octet-stream",
             "contentSize": str(file.size),
             "sha256": file.sha256,
             "identifier": file.id,

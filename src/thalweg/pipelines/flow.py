@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from thalweg.errors import NotFound, nearest
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
 __all__ = ["as_dict", "mermaid", "tree", "when"]
+
+KINDS = {"table": "table of the warehouse", "broken": "broken: thalweg pipeline validate"}
 
 
 def when(pipeline: Pipeline) -> str:
@@ -23,8 +25,12 @@ def when(pipeline: Pipeline) -> str:
     return f"{text}, {_by(pipeline)}" if pipeline.partitions else text
 
 
-def as_dict(pipelines: Mapping[str, Pipeline], name: str | None = None) -> dict[str, Any]:
+def as_dict(
+    pipelines: Mapping[str, Pipeline], name: str | None = None, broken: Collection[str] = ()
+) -> dict[str, Any]:
     """`nodes` and `edges` of all pipelines, or of those that this one needs and that need it.
+
+    What is needed and `broken` is there; what that needs is not known.
 
     Raises
     ------
@@ -39,8 +45,8 @@ def as_dict(pipelines: Mapping[str, Pipeline], name: str | None = None) -> dict[
         edges = [(a, b) for a, b in edges if {a, b} <= near]
     else:
         near = {*pipelines, *(a for a, _ in edges)}
-    tables = sorted(near - set(pipelines))
-    nodes = [{"name": table, "kind": "table"} for table in tables] + [
+    others = sorted(near - set(pipelines))
+    nodes = [{"name": n, "kind": "broken" if n in broken else "table"} for n in others] + [
         {"name": each.name, "kind": "pipeline", "title": each.title, "runs": when(each)}
         for each in pipelines.values()
         if each.name in near
@@ -51,7 +57,7 @@ def as_dict(pipelines: Mapping[str, Pipeline], name: str | None = None) -> dict[
 def mermaid(graph: Mapping[str, Any]) -> str:
     """The graph as a Mermaid flowchart, which GitHub and JupyterLab draw in Markdown."""
     tables = [f"    {n['name']}[({n['name']})]" for n in graph["nodes"] if n["kind"] == "table"]
-    pipelines = [f"    {n['name']}" for n in graph["nodes"] if n["kind"] == "pipeline"]
+    pipelines = [f"    {n['name']}" for n in graph["nodes"] if n["kind"] != "table"]
     edges = [f"    {edge['from']} --> {edge['to']}" for edge in graph["edges"]]
     return "\n".join(["flowchart LR", *tables, *pipelines, *edges])
 
@@ -67,7 +73,7 @@ def tree(graph: Mapping[str, Any]) -> Tree:
     for node in graph["nodes"]:  # in order of flow
         name = node["name"]
         others = [e["from"] for e in graph["edges"] if e["to"] == name and e["from"] != above[name]]
-        about = node.get("runs", "table of the warehouse")
+        about = node.get("runs", KINDS.get(node["kind"]))
         also = f", and {', '.join(others)}" if others else ""
         branch = twigs[above[name]] if name in above else root
         twigs[name] = branch.add(Text.assemble((name, "bold"), f"  {about}{also}"))

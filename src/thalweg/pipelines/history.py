@@ -28,7 +28,7 @@ from sqlalchemy.exc import IntegrityError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from thalweg import database
-from thalweg.database import RunRow, RunUse
+from thalweg.database import NoticeRow, RunRow, RunUse
 from thalweg.errors import InvalidInput, NotFound, ThalwegError, Unavailable
 from thalweg.private import folder, private_file
 from thalweg.settings import Settings, load
@@ -248,6 +248,8 @@ def end(run: Run, settings: Settings) -> Run:
             f"run {run.id} has {run.state}, and its record waits in {kept} until the database "
             f"answers again: then `thalweg runs list` enters it; {gone}"
         ) from gone
+    if run.state == "dead":
+        _deliver(settings)
     return run
 
 
@@ -356,6 +358,8 @@ def _stamp(run_id: str, stamp: dict[str, Any], settings: Settings) -> None:
     with database.session(settings) as session, session.begin():
         mine = sa.update(RunRow).filter_by(id=run_id).values(**stamp)
         row = session.scalar(mine.returning(RunRow))
+        if row is not None and row.state == "dead":
+            session.add_all(_notices(row, settings))
         if row is not None and row.state == "succeeded" and row.trigger != "rerun":
             settles = RunRow.id == row.repeats
             if row.partition is not None:
@@ -400,11 +404,23 @@ def _lose(which: sa.ColumnElement[bool], settings: Settings) -> None:
         state = sa.case((RunRow.is_last, "dead"), else_="failed")
         lost = {"state": state, "error": LOST, "ended_at": dt.datetime.now(dt.UTC)}
         marked = sa.update(RunRow).where(running).values(**lost).returning(RunRow)
-        ended = [_as_run(row, []) for row in session.scalars(marked)]
+        dead = [row for row in session.scalars(marked).all() if row.state == "dead"]
+        session.add_all(notice for row in dead for notice in _notices(row, settings))
+    if dead:
+        _deliver(settings)
+
+
+def _notices(row: RunRow, settings: Settings) -> list[NoticeRow]:
+    """Notices of a run that has become a dead letter, kept together with its state."""
     from thalweg.pipelines import notify
 
-    for run in ended:
-        notify.dead_letter(run, settings)
+    return notify.dead_letter(_as_run(row, []), settings)
+
+
+def _deliver(settings: Settings) -> None:
+    from thalweg.pipelines import notify
+
+    notify.deliver(settings)
 
 
 def _as_run(row: RunRow, uses: list[RunUse]) -> Run:

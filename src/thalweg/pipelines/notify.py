@@ -1,7 +1,8 @@
 """Telling people: of dead letters, and of pipelines that are late against their promise.
 
 Whom, a pipeline says itself: a webhook that takes Slack's JSON, whose URL is a secret and therefore
-in the environment, or an address of e-mail. What cannot be told is logged, and changes no run.
+in the environment, or an address of e-mail. A notice is kept in the database until it is sent: by
+whoever made it, or, where that was a process without the URL or the mail server, by the scheduler.
 """
 
 from __future__ import annotations
@@ -21,20 +22,21 @@ from urllib.parse import unquote, urlsplit
 import sqlalchemy as sa
 
 from thalweg import database, http
-from thalweg.database import RunRow
+from thalweg.database import NoticeRow, RunRow
 from thalweg.errors import InvalidInput, ThalwegError, Unavailable
 from thalweg.pipelines import personal, specification
 from thalweg.settings import Settings, load
 
 if TYPE_CHECKING:
     from thalweg.pipelines.history import Run
-    from thalweg.pipelines.parts import Notify
     from thalweg.pipelines.specification import Pipeline
 
-__all__ = ["Late", "dead_letter", "late", "tell", "tell_late", "webhooks"]
+__all__ = ["Late", "dead_letter", "deliver", "late", "tell", "tell_late", "webhooks"]
 
 URL = re.compile(r"\S+://\S*")
 PATIENCE = 10  # seconds to wait for a server
+#: How long after a try another is made, also where the first never ended; how long it is kept.
+PAUSE, KEPT = dt.timedelta(minutes=2), dt.timedelta(days=7)
 log = logging.getLogger(__name__)
 
 
@@ -92,69 +94,116 @@ def tell_late(told: Collection[str], settings: Settings | None = None) -> list[s
     return [each.pipeline for each in found]
 
 
-def dead_letter(run: Run, settings: Settings) -> None:
-    """Tell of a run that failed for the last time, if it is one: why, and how to try again."""
-    if run.state != "dead":
-        return
+def dead_letter(run: Run, settings: Settings) -> list[NoticeRow]:
+    """Notices of a run that failed for the last time: why, and how to try again; not yet kept."""
     try:
         pipeline = specification.get(run.pipeline, settings)
     except ThalwegError as error:
         log.warning("nobody is told of the dead letter %s: %s", run.id, error)
-        return
+        return []
     partition = f", partition {run.partition}" if run.partition else ""
     text = (
-        f"Pipeline {run.pipeline!r}{partition} failed for the last time (attempt {run.attempt}).\n"
+        f"Pipeline {run.pipeline!r}{partition} failed for the last time (attempt {run.attempt}, "
+        f"{run.ended_at:%Y-%m-%d %H:%M} UTC).\n"
         f"Why: {run.error}\n"
         f"Look: thalweg runs show {run.id[-12:]}\n"
         f"Try again: {run.again}"
     )
-    tell(pipeline, "dead_letter", text, settings)
+    return _notices(pipeline, "dead_letter", text)
 
 
 def tell(pipeline: Pipeline, event: str, text: str, settings: Settings | None = None) -> None:
     """Send a text to all whom a pipeline names for this event (`dead_letter`, `late`)."""
     settings = settings or load()
-    for each in pipeline.notify:
-        if event not in each.on:
-            continue
-        try:
-            _send(each, f"Thalweg: {pipeline.title}", text, settings)
-        except Exception as error:  # whatever it is, the run must be stamped
-            to = each.webhook or each.email
-            log.warning("%s cannot be told about %s: %s", to, pipeline.name, error)
+    with database.session(settings) as session, session.begin():
+        session.add_all(_notices(pipeline, event, text))
+    deliver(settings)
+
+
+def deliver(settings: Settings) -> set[str]:
+    """Send the notices that wait; what fails waits on, and what this process has no way to send.
+
+    Returns the variables that it would need for these.
+    """
+    missing = set[str]()
+    try:
+        for each in _waiting(settings):
+            if not (settings.smtp_url if each.email else os.environ.get(str(each.webhook))):
+                missing.add(each.webhook or "THALWEG_SMTP_URL")
+            elif _is_taken(each, settings):
+                _try(each, settings)
+    except Unavailable as gone:  # whoever stamps a run goes on
+        log.warning("notices wait: %s", gone)
+    return missing
+
+
+def _notices(pipeline: Pipeline, event: str, text: str) -> list[NoticeRow]:
+    subject = f"Thalweg: {pipeline.title}"
+    return [
+        NoticeRow(id=database.new_id(), pipeline=pipeline.name, webhook=each.webhook,
+                  email=each.email, subject=subject, text=text)
+        for each in pipeline.notify
+        if event in each.on
+    ]  # fmt: skip
+
+
+def _waiting(settings: Settings) -> list[NoticeRow]:
+    """The notices that nobody is sending; those are forgotten that waited too long."""
+    now = dt.datetime.now(dt.UTC)
+    idle = NoticeRow.tried_at.is_(None) | (NoticeRow.tried_at < now - PAUSE)
+    with database.session(settings) as session, session.begin():
+        found = session.scalars(sa.select(NoticeRow).where(idle).order_by(NoticeRow.id)).all()
+        session.expunge_all()  # what is found is used after the session
+        old = [each for each in found if database.made_at(each.id) < now - KEPT]
+        for each in old:
+            log.error("%s was never told: %s", each.webhook or each.email, each.text)
+        ids = [each.id for each in old]
+        session.execute(sa.delete(NoticeRow).where(NoticeRow.id.in_(ids)))
+    return [each for each in found if each.id not in ids]
+
+
+def _is_taken(notice: NoticeRow, settings: Settings) -> bool:
+    """Whether this process may send it: no other was faster to begin."""
+    now = dt.datetime.now(dt.UTC)
+    as_found = sa.update(NoticeRow).filter_by(id=notice.id, tried_at=notice.tried_at)
+    with database.session(settings) as session, session.begin():
+        taken = session.scalar(as_found.values(tried_at=now).returning(NoticeRow.id))
+    return taken is not None
+
+
+def _try(notice: NoticeRow, settings: Settings) -> None:
+    try:
+        _send(notice, settings)
+    except Exception as error:  # whatever it is, the others are told
+        to = notice.webhook or notice.email
+        log.warning("%s cannot be told about %s yet: %s", to, notice.pipeline, error)
+        return
+    with database.session(settings) as session, session.begin():
+        session.execute(sa.delete(NoticeRow).filter_by(id=notice.id))
 
 
 def webhooks(settings: Settings) -> dict[str, str]:
     """The variables with URLs of webhooks that pipelines name, as far as this process has them."""
-    try:
-        told = [each for p in specification.all(settings).values() for each in p.notify]
-    except ThalwegError:  # said where pipelines are looked at
-        return {}
+    told = [each for p in specification.all(settings).values() for each in p.notify]
     names = {each.webhook for each in told if each.webhook}
     return {name: os.environ[name] for name in names & os.environ.keys()}
 
 
-def _send(to: Notify, subject: str, text: str, settings: Settings) -> None:
-    if to.email:
-        return _mail(to.email, subject, text, settings)
-    url = os.environ.get(str(to.webhook))
-    if not url:
-        raise InvalidInput(
-            f"the environment variable {to.webhook} is not set: set it to the webhook's URL"
-        )
+def _send(notice: NoticeRow, settings: Settings) -> None:
+    if notice.email:
+        return _mail(notice.email, notice.subject, notice.text, settings)
+    url = os.environ[str(notice.webhook)]
     if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", url):  # an error would tell it
-        raise InvalidInput(f"the environment variable {to.webhook} holds no https://…: mend it")
+        raise InvalidInput(f"the environment variable {notice.webhook} holds no https://…: mend it")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would tell the URL
-    with http.Client(attempts=3, longest_wait=5, timeout=PATIENCE) as client:
+    with http.Client(attempts=2, longest_wait=5, timeout=PATIENCE) as client:
         try:
-            client.post(url, {"text": text})
+            client.post(url, {"text": notice.text})
         except ThalwegError as error:  # without the URL, which is a secret
             raise Unavailable(URL.sub("its server", str(error))) from None
 
 
 def _mail(address: str, subject: str, text: str, settings: Settings) -> None:
-    if not settings.smtp_url:
-        raise InvalidInput("no mail server is known: set THALWEG_SMTP_URL, as smtp://HOST:PORT")
     server = urlsplit(settings.smtp_url)
     message = EmailMessage()
     message["Subject"], message["To"], message["From"] = subject, address, settings.mail_from

@@ -238,21 +238,23 @@ def due(since: dt.datetime, until: dt.datetime, settings: Settings) -> Iterator[
 
 def next_times(schedule: Schedule, count: int = 1) -> list[dt.datetime]:
     """When it runs next, in its time zone, as Dagster reckons for every pipeline."""
-    from dagster._utils.schedules import schedule_execution_time_iterator
-
-    now = dt.datetime.now(dt.UTC).timestamp()
-    times = schedule_execution_time_iterator(now, schedule.cron, schedule.timezone)
+    times = _times(schedule, dt.datetime.now(dt.UTC))
     return [next(times) for _ in range(count)]
 
 
 def last_time(schedule: Schedule, until: dt.datetime) -> dt.datetime:
     """When it ran last, or should have, in its time zone."""
+    return next(_times(schedule, until, ascending=False))
+
+
+def _times(
+    schedule: Schedule, since: dt.datetime, *, ascending: bool = True
+) -> Iterator[dt.datetime]:
+    # Dagster makes it public nowhere; its daemon uses this for the schedules of all others.
     from dagster._utils.schedules import schedule_execution_time_iterator
 
-    return next(
-        schedule_execution_time_iterator(
-            until.timestamp(), schedule.cron, schedule.timezone, ascending=False
-        )
+    return schedule_execution_time_iterator(
+        since.timestamp(), schedule.cron, schedule.timezone, ascending=ascending
     )
 
 

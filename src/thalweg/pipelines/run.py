@@ -15,32 +15,25 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
-import os
 import signal
 import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, fields, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from thalweg.errors import InvalidInput, ThalwegError, Unavailable
-from thalweg.pipelines.execute import GRACE
+from thalweg.pipelines import supervise
+from thalweg.pipelines.supervise import End, Progress, Task, executor, in_the_name_of
 from thalweg.settings import Settings, load
 
 if TYPE_CHECKING:
     from thalweg.pipelines.history import Run
-    from thalweg.pipelines.specification import Pipeline
 
 __all__ = ["Progress", "RunFailed", "executor", "rerun", "retry", "run"]
 
-Progress = Callable[[int, int], None]
-PLOTS = Path(__file__).with_name("holoviews.rc")
-SAMPLE = 0.5  # seconds between two looks at the memory
-BEAT = 5.0  # seconds between two signs of life
 log = logging.getLogger(__name__)
 
 
@@ -55,8 +48,6 @@ class RunFailed(ThalwegError):
         self.run = run
 
 
-#: How a time limit is changed: of a pipeline, of a notebook that a person has scheduled.
-LONGER = ("a longer `timeout` in its pipeline.yaml", "schedule it again with a longer time_limit")
 ENDED = {"failed": "failed", "dead": "failed for the last time", "cancelled": "was cancelled"}
 
 
@@ -110,7 +101,7 @@ def run(
         pipeline = specification.get(name, settings)
         values = pipeline.values(parameters, partition)
         is_last = attempt is not None and attempt > pipeline.retries.attempts
-        task = _Task(pipeline, values, partition, trigger, attempt or 1, is_last, stop=stop)
+        task = Task(pipeline, values, partition, trigger, attempt or 1, is_last, stop=stop)
         return _run(task, settings, process, progress)
 
 
@@ -140,7 +131,7 @@ def retry(run_id: str, settings: Settings | None = None, progress: Progress | No
         values = pipeline.values(failed.parameters)
         # Of several in a row each repeats the first, which waits for a success.
         first = history.get(failed.repeats, settings) if failed.repeats else failed
-        task = _Task(pipeline, values, failed.partition, "retry", failed.attempt + 1, False, first)
+        task = Task(pipeline, values, failed.partition, "retry", failed.attempt + 1, False, first)
         return _run(task, settings, process, progress)
 
 
@@ -171,46 +162,12 @@ def rerun(run_id: str, settings: Settings | None = None, progress: Progress | No
                 f"one that failed is run again by `thalweg runs retry {first.id[-12:]}`"
             )
         pipeline = specification.get(first.pipeline, settings)
-        task = _Task(pipeline, first.parameters, first.partition, "rerun", 1, repeats=first)
+        task = Task(pipeline, first.parameters, first.partition, "rerun", 1, repeats=first)
         return _run(task, settings, process, progress)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What a run is to do; a rerun does it as `repeats` did, without writing."""
-
-    pipeline: Pipeline
-    values: dict[str, Any]
-    partition: str | None
-    trigger: str
-    attempt: int
-    is_last: bool = False
-    repeats: Run | None = None
-    stop: threading.Event | None = None
-
-    @property
-    def is_rerun(self) -> bool:
-        return self.trigger == "rerun"
-
-    @property
-    def is_stopped(self) -> bool:
-        return self.stop is not None and self.stop.is_set()
-
-
-@dataclass
-class _End:
-    """How an execution ended, as far as it is known."""
-
-    error: str | None = None
-    state: Literal["succeeded", "failed", "cancelled"] = "succeeded"
-    peak_memory: int | None = None
-
-    def fails(self, error: str, state: Literal["failed", "cancelled"] = "failed") -> None:
-        self.error, self.state = error, state
-
-
 def _run(
-    task: _Task, settings: Settings, process: subprocess.Popen[str], progress: Progress | None
+    task: Task, settings: Settings, process: subprocess.Popen[str], progress: Progress | None
 ) -> Run:
     from thalweg import database
     from thalweg.pipelines import history
@@ -219,7 +176,7 @@ def _run(
     with (
         history.workplace(run_id, settings) as folder,
         _stoppable(),
-        _in_the_name_of(person, process, settings) as process,
+        in_the_name_of(person, process, settings) as process,
     ):
         begun = history.begin(
             run_id, task.pipeline.name, task.values, task.trigger, settings,
@@ -228,9 +185,9 @@ def _run(
             overlap="allow" if task.is_rerun else task.pipeline.overlap, waits=_holds(task),
             user=person,
         )  # fmt: skip
-        end = _End()
+        end = End()
         try:
-            _execute(process, task, begun, end, folder, settings, progress)
+            supervise.execute(process, task, begun, end, folder, settings, progress)
         except BaseException as stop:
             is_person = isinstance(stop, KeyboardInterrupt)
             end.fails(
@@ -239,22 +196,15 @@ def _run(
                 else f"stopped from outside ({_said(stop)})",
                 "cancelled" if is_person else "failed",
             )
-            _tell(_finish(begun, task, end, folder, settings), settings)
+            _finish(begun, task, end, folder, settings)
             raise
         ended = _finish(begun, task, end, folder, settings)
     if ended.state != "succeeded":
-        _tell(ended, settings)
         raise RunFailed(ended)
     return ended
 
 
-def _tell(ended: Run, settings: Settings) -> None:
-    from thalweg.pipelines import notify
-
-    notify.dead_letter(ended, settings)
-
-
-def _holds(task: _Task) -> Callable[[Run], None]:
+def _holds(task: Task) -> Callable[[Run], None]:
     """Says once for what a run waits, and ends the waiting when it is stopped."""
     said = set[str]()
 
@@ -277,207 +227,7 @@ def _said(stop: BaseException) -> str:
     return "SIGTERM: the machine or its scheduler shuts down" if is_signal else type(stop).__name__
 
 
-@contextmanager
-def executor(environ: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """The process that will execute a notebook, started before anybody knows which.
-
-    It imports Papermill while the caller imports what it needs itself; both take half a second. It
-    has this environment, or that of the caller.
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "thalweg.pipelines.execute"],
-        env=environ,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C is for the run, which then stops its kernel
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-@contextmanager
-def _in_the_name_of(
-    person: str | None, process: subprocess.Popen[str], settings: Settings
-) -> Iterator[subprocess.Popen[str]]:
-    """The process for a person's notebook, which has never had our environment; else the given."""
-    if person is None:
-        yield process
-        return
-    from thalweg.pipelines import people
-
-    with executor(people.environment(person, settings)) as own:
-        yield own
-
-
-def _execute(
-    process: subprocess.Popen[str],
-    task: _Task,
-    begun: Run,
-    end: _End,
-    folder: Path,
-    settings: Settings,
-    progress: Progress | None,
-) -> None:
-    """Execute the notebook within the time limit; what went wrong, in plain words, is in `end`."""
-    late, done = threading.Event(), threading.Event()
-
-    def end_late() -> None:
-        late.set()
-        _stop(process)
-
-    limit = threading.Timer(task.pipeline.timeout, end_late)
-    stdin, stdout = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
-    notebook = _input(task, folder, settings)
-    cells = len(json.loads(notebook.read_text())["cells"])
-    last: dict[str, Any] = {}
-    limit.start()
-    watcher = threading.Thread(
-        target=_watch, args=[process, task, begun, end, done, settings], daemon=True
-    )
-    watcher.start()
-    try:
-        stdin.write(json.dumps(_request(notebook, task, begun, folder, settings)) + "\n")
-        stdin.flush()
-        # In a thread of its own: an interrupt in the middle of an import would leave half a module.
-        threading.Thread(target=_get_ready, args=[settings], daemon=True).start()
-        for line in stdout:
-            last = json.loads(line)
-            if progress and "cell" in last:
-                progress(last["cell"], cells + bool(begun.parameters))
-    except BrokenPipeError:
-        pass
-    finally:
-        limit.cancel()
-        done.set()
-        _stop(process)
-    if late.is_set():
-        end.fails(
-            f"it took longer than its time limit of {task.pipeline.timeout} s; give it less to do "
-            f"at once, or {LONGER[bool(task.pipeline.person)]}"
-        )
-    elif end.state == "succeeded" and "error" not in last:
-        end.fails("the process that executes the notebook died: it was killed, or could not start")
-    elif end.state == "succeeded" and last["error"]:
-        end.fails(last["error"])
-
-
-def _watch(
-    process: subprocess.Popen[str],
-    task: _Task,
-    begun: Run,
-    end: _End,
-    done: threading.Event,
-    settings: Settings,
-) -> None:
-    """Look after the kernel: its memory, a sign of life for the record, a wish to cancel it."""
-    import psutil
-
-    from thalweg.pipelines import history
-
-    next_beat = time.monotonic() + BEAT
-    while not done.wait(SAMPLE):
-        with suppress(psutil.Error):
-            kernel = psutil.Process(process.pid).children(recursive=True)
-            end.peak_memory = max(end.peak_memory or 0, sum(map(_memory, kernel))) or None
-        if task.is_stopped:
-            end.fails("cancelled by who started it", "cancelled")
-            return _stop(process)
-        if time.monotonic() < next_beat:
-            continue
-        next_beat = time.monotonic() + BEAT
-        with suppress(Unavailable):  # the next one may get through
-            if (by := history.beat(begun.id, settings)) and not done.is_set():
-                end.fails(f"cancelled by {by}", "cancelled")
-                return _stop(process)
-    return None
-
-
-def _memory(process: Any) -> int:
-    """Resident memory of a process in bytes; 0 of one that is gone."""
-    import psutil
-
-    try:
-        return int(process.memory_info().rss)
-    except psutil.Error:
-        return 0
-
-
-def _input(task: _Task, folder: Path, settings: Settings) -> Path:
-    """The notebook to execute: the pipeline's, or in a rerun that which was executed then."""
-    if task.is_rerun and task.repeats and task.repeats.notebook_uri:
-        from thalweg import storage
-        from thalweg.pipelines import report
-
-        notebook = report.without_record(json.loads(storage.read(task.repeats.notebook_uri)))
-    elif task.pipeline.person:
-        from thalweg.pipelines import personal
-
-        notebook = personal.notebook(task.pipeline.name, settings)
-    else:
-        return task.pipeline.notebook_path
-    path = folder / "copy.ipynb"
-    path.write_text(json.dumps(notebook))
-    return path
-
-
-def _request(
-    notebook: Path, task: _Task, begun: Run, folder: Path, settings: Settings
-) -> dict[str, Any]:
-    """What the executing process is told; the kernel gets this environment and these settings."""
-    from thalweg.pipelines import people
-
-    person = task.pipeline.person
-    given = {f"THALWEG_{f.name.upper()}": str(getattr(settings, f.name)) for f in fields(settings)}
-    around = people.environment(person, settings) if person else {**os.environ, **given}
-    run = {
-        "THALWEG_RUN_ID": begun.id,
-        "THALWEG_COMPUTE": task.pipeline.resources.profile,
-        "HOLOVIEWSRC": str(PLOTS),
-    }
-    if task.is_rerun:
-        run["THALWEG_PINNED"] = str(begun.repeats)
-    return {
-        "environ": {**around, **run},
-        "log": str(folder / "log"),
-        "arguments": {
-            "input_path": str(notebook),
-            "output_path": str(folder / "notebook.ipynb"),
-            "parameters": begun.parameters,
-            "cwd": str((people.home(person, settings) if person else None) or folder),
-        },
-    }
-
-
-def _get_ready(settings: Settings) -> None:
-    """Import what is needed for saving, and open the object store, while the kernel is at work."""
-    from thalweg import storage
-    from thalweg.pipelines import pages, report  # noqa: F401
-
-    with suppress(Exception):
-        storage.filesystem(settings.runs_uri).exists(settings.runs_uri)
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    """End the executing process and its kernel: politely, then by force."""
-    with suppress(OSError):
-        cast(IO[str], process.stdin).close()
-    try:
-        process.wait(GRACE + 5)
-    except subprocess.TimeoutExpired:
-        import psutil
-
-        with suppress(psutil.NoSuchProcess):
-            executor = psutil.Process(process.pid)
-            for each in [*executor.children(recursive=True), executor]:
-                each.kill()
-        process.wait()
-
-
-def _finish(begun: Run, task: _Task, end: _End, folder: Path, settings: Settings) -> Run:
+def _finish(begun: Run, task: Task, end: End, folder: Path, settings: Settings) -> Run:
     """Save the executed notebook with its record, and stamp the run."""
     from thalweg.pipelines import history, pages, report
 

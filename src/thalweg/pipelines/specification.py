@@ -40,6 +40,7 @@ __all__ = [
     "Retries",
     "Schedule",
     "all",
+    "broken",
     "check_name",
     "get",
     "load",
@@ -252,29 +253,50 @@ def load(folder: Path) -> Pipeline:
 def all(settings: Settings | None = None) -> dict[str, Pipeline]:
     """Every pipeline of `pipelines/` by name, in order of flow: what is needed stands first.
 
-    Raises
-    ------
-    InvalidInput
-        A specification is wrong, needs a pipeline that is not there, or needs itself.
+    Those that are `broken` are left out; what needs them stays.
     """
+    return _found(settings)[0]
+
+
+def broken(settings: Settings | None = None) -> dict[str, str]:
+    """What is wrong with the pipelines that `all` leaves out, by name.
+
+    That is a specification or notebook that is wrong, a need that there is not, or a circle.
+    """
+    return _found(settings)[1]
+
+
+def _found(settings: Settings | None) -> tuple[dict[str, Pipeline], dict[str, str]]:
     home = (settings or load_settings()).home
-    found = [load(file.parent) for file in sorted((home / "pipelines").glob(f"*/{FILE}"))]
-    by_name = {pipeline.name: pipeline for pipeline in found}
-    for pipeline in found:
-        for need in pipeline.needs:
-            if need not in by_name and need not in (tables := _tables()):
-                hint = nearest(need, [*by_name, *tables])
-                raise InvalidInput(
-                    f"{pipeline.folder / FILE}: needs: no pipeline or table {need!r}{hint}"
-                )
-    needs = {p.name: [need for need in p.needs if need in by_name] for p in found}
-    try:
-        order = list(graphlib.TopologicalSorter(needs).static_order())
-    except graphlib.CycleError as error:
-        raise InvalidInput(
-            f"pipelines need each other in a circle: {' → '.join(error.args[1])}"
-        ) from None
-    return {name: by_name[name] for name in order}
+    good, wrong = dict[str, Pipeline](), dict[str, str]()
+    folders = [file.parent for file in sorted((home / "pipelines").glob(f"*/{FILE}"))]
+    names = [folder.name for folder in folders]
+    for folder in folders:
+        try:
+            pipeline = load(folder)
+            _check_needs(pipeline, names)
+            good[folder.name] = pipeline
+        except InvalidInput as error:
+            wrong[folder.name] = str(error)
+    while True:
+        needs = {p.name: [need for need in p.needs if need in good] for p in good.values()}
+        try:
+            order = graphlib.TopologicalSorter(needs).static_order()
+            return {name: good[name] for name in order}, wrong
+        except graphlib.CycleError as error:
+            circle = error.args[1]
+            for name in {*circle}:
+                file = good.pop(name).folder / FILE
+                wrong[name] = f"{file}: needs: these need each other: {' → '.join(circle)}"
+
+
+def _check_needs(pipeline: Pipeline, names: list[str]) -> None:
+    for need in pipeline.needs:
+        if need not in names and need not in (tables := _tables()):
+            hint = nearest(need, [*names, *tables])
+            raise InvalidInput(
+                f"{pipeline.folder / FILE}: needs: no pipeline or table {need!r}{hint}"
+            )
 
 
 def get(name: str, settings: Settings | None = None) -> Pipeline:
