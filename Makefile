@@ -36,6 +36,11 @@ test-fast: env ## Run the tests that do not start the whole hub
 chart-test: env ## Render the chart with helm and check what it makes; THALWEG_CHARTS=folder of its parts
 	@$(BIN)/python -m pytest tests/chart
 
+.PHONY: chart-record
+chart-record: env ## Record, at a release, what the next version's upgrade is held to
+	@$(BIN)/python tests/chart/rendered.py "$$(git describe --always --tags)" > .released.json
+	@mv .released.json tests/chart/released.json
+
 .PHONY: lint
 lint: env ## Check style, types and data files
 	@$(BIN)/ruff check .

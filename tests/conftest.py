@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import shutil
+import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +24,8 @@ from thalweg.hub import environment, object_store
 from thalweg.pipelines import history
 from thalweg.settings import Settings
 
+# Of PostgreSQL. Neither UTC nor the time zone of any test: what comes back is in UTC all the same.
+OPTIONS = "-c listen_addresses= -c fsync=off -c shared_buffers=16MB -c timezone=Asia/Kathmandu"
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -36,8 +43,18 @@ def store_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
 
     Each file of tests has one: none sees the rows of another.
     """
-    settings = settings_module.load({}, data_dir=tmp_path_factory.mktemp("thalweg"))
-    with (tmp_path_factory.getbasetemp().parent / "store.lock").open("w") as lock:
+    yield from _store(tmp_path_factory)
+
+
+@pytest.fixture
+def another_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """The same, of a store that nobody has used."""
+    yield from _store(tmp_path_factory)
+
+
+def _store(folders: pytest.TempPathFactory) -> Iterator[Settings]:
+    settings = settings_module.load({}, data_dir=folders.mktemp("thalweg"))
+    with (folders.getbasetemp().parent / "store.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one worker after the other takes ports that are free
         process = _started(settings)
     try:
@@ -91,3 +108,46 @@ def two_gauges(shared_data: Path) -> tuple[pa.Table, pa.Table, pa.Table]:
     names = ("primary_timeseries", "secondary_timeseries", "location_crosswalks")
     primary, secondary, crosswalk = (pq.read_table(folder / f"{name}.parquet") for name in names)
     return primary, secondary, crosswalk
+
+
+def program(name: str) -> str:
+    """The path of one of PostgreSQL's programs; skips the test where it is not installed."""
+    installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    found = shutil.which(name) or (str(installed[-1]) if installed else None)
+    if found is None:
+        pytest.skip(f"{name} is not on PATH: install PostgreSQL to test the registry on it")
+    return found
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Path]:
+    """Folder of the socket of a PostgreSQL server of the tests' own; nothing listens on a port."""
+    initdb, postgres = program("initdb"), program("postgres")
+    folder = Path(tempfile.mkdtemp(prefix="thalweg-postgres-", dir="/tmp"))  # a short socket path
+    # PostgreSQL refuses to be run by root.
+    account = {"user": "nobody"} if os.geteuid() == 0 else {}
+    if account:
+        shutil.chown(folder, **account)
+    common = {"cwd": folder, "env": {"PATH": os.environ["PATH"], "LC_ALL": "C"}, **account}
+    data = folder / "data"
+    flags = ["--username=thalweg", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"]
+    subprocess.run([initdb, "-D", data, *flags], check=True, capture_output=True, **common)
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [postgres, "-D", data, "-k", folder, *OPTIONS.split()], stdout=log, stderr=log, **common
+        )
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                psycopg.connect(f"host={folder} user=thalweg dbname=postgres").close()
+                break
+            except psycopg.OperationalError:
+                assert process.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.05)
+        yield folder
+    finally:
+        process.send_signal(signal.SIGINT)  # a fast shutdown
+        process.wait(20)
+        shutil.rmtree(folder)

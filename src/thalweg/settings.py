@@ -58,6 +58,9 @@ class Settings:
         "", "SQLAlchemy URL of the metadata database; empty: SQLite in data_dir"
     )
     raw_uri: str = setting("s3://raw", "where raw files land")
+    arrivals_url: str = setting(
+        "", "queue (SQS) that tells of files in raw's inbox/; empty: the inbox is listed"
+    )
     runs_uri: str = setting("s3://runs", "where executed notebooks are kept")
     smtp_url: str = setting(
         "", "mail server of notices: smtp://HOST:PORT or smtps://USER:PASSWORD@HOST:PORT"

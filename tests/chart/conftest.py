@@ -43,6 +43,9 @@ def everything(chart, tmp_path_factory):
         """\
 catalogue: {kind: rest, server: {enabled: true, existingSecret: thalweg-iceberg}}
 trino: {enabled: true}
+upkeep: {arrivals: {enabled: true}}
+aws: {efsId: fs-0123456789abcdef0}
+jupyterhub: {singleuser: {storage: {dynamic: {storageClass: thalweg-homes}}}}
 """
     )
     return rendered.render(chart, rendered.PROFILES["production"], OURS, more, options=OPTIONS)

@@ -1,4 +1,7 @@
-"""The chart as helm renders it: with the real charts of its parts, or with stand-ins for them."""
+"""The chart as helm renders it: with the real charts of its parts, or with stand-ins for them.
+
+`python rendered.py "of what"` writes what an upgrade is held to later; see `test_upgrade.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +26,7 @@ __all__ = [
     "REAL",
     "ROOT",
     "by_kind",
+    "identities",
     "named",
     "render",
     "run",
@@ -102,3 +108,57 @@ def by_kind(objects: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
 def named(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
     (found,) = [each for each in by_kind(objects, kind) if each["metadata"]["name"] == name]
     return found
+
+
+#: By kind, what Kubernetes refuses to change in an object that is there.
+FIXED = {
+    "Deployment": ("selector",),
+    "DaemonSet": ("selector",),
+    "StatefulSet": ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates"),
+    "PersistentVolumeClaim": ("accessModes", "storageClassName", "volumeMode", "selector"),
+    "Service": ("clusterIP",),
+    "RoleBinding": ("roleRef",),
+    "ClusterRoleBinding": ("roleRef",),
+    "PriorityClass": ("value", "preemptionPolicy"),
+    "Secret": ("type",),
+}
+
+
+def identities(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of each object but hooks, by kind and name: whose it is, and what can never change."""
+    found = {}
+    for each in objects:
+        about = each["metadata"]
+        if "helm.sh/hook" in (about.get("annotations") or {}):
+            continue
+        chart = (about.get("labels") or {}).get("helm.sh/chart", "")
+        fixed = {
+            key: each.get("spec", {}).get(key, each.get(key)) for key in FIXED.get(each["kind"], ())
+        }
+        found[f"{each['kind']}/{about['name']}"] = {
+            "is_ours": chart.startswith("thalweg-"),
+            "fixed": fixed,
+        }
+    return found
+
+
+def record(of_what: str) -> dict[str, Any]:
+    """What an institution has of this version: its values, and the objects of each profile."""
+    if not REAL:
+        raise SystemExit("set THALWEG_CHARTS to the folder with the charts of the parts")
+    with tempfile.TemporaryDirectory() as folder:
+        chart = staged(Path(folder))
+        version = yaml.safe_load((chart / "Chart.yaml").read_text())["version"]
+        return {
+            "version": version,
+            "of": of_what,
+            "values": yaml.safe_load(OURS.read_text()),
+            "objects": {
+                name: identities(render(chart, path, OURS, options=OPTIONS))
+                for name, path in PROFILES.items()
+            },
+        }
+
+
+if __name__ == "__main__":
+    print(json.dumps(record(sys.argv[1]), indent=1, sort_keys=True))

@@ -77,6 +77,7 @@ def test_own_pods_are_restricted(everything):
         "iceberg",
         "trino",
         "verify-raw",
+        "arrivals",
         "migrate",
     } <= {each["metadata"]["name"] for each in own}
     (ray,) = by_kind(everything, "RayCluster")

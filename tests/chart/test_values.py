@@ -14,6 +14,11 @@ WRONG = {
     "a host with https": ("host=https://hub.example.org", "without https://"),
     "no region": ("aws.region=", "aws.region is empty"),
     "a region that is none": ("aws.region=Virginia", "/aws/region"),
+    "a file system that is none": ("aws.efsId=homes", "/aws/efsId"),
+    "homes elsewhere than on the file system": (
+        "aws.efsId=fs-0123456789abcdef0",
+        "jupyterhub.singleuser.storage.dynamic.storageClass",
+    ),
     "no bucket": ("storage.rawBucket=", "storage.rawBucket is empty"),
     "a bucket as an address": ("storage.runsBucket=s3://runs", "storage.runsBucket"),
     "a bucket that is none": ("storage.griddedBucket=Our_Grids", "/storage/griddedBucket"),

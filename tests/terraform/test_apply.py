@@ -22,8 +22,13 @@ from typing import Any
 
 import botocore.session
 import pytest
+import yaml
 from botocore.config import Config
 from botocore.exceptions import ClientError
+
+from thalweg import arrivals, deployment
+from thalweg.backup import objects
+from thalweg.settings import Settings
 
 CLONE = Path(__file__).resolve().parents[2]
 MOTO = Path(os.environ.get("THALWEG_MOTO", CLONE / ".cache" / "moto" / "bin" / "moto_server"))
@@ -106,6 +111,11 @@ class Account:
         )
         return done.stdout
 
+    def enter(self, patch: pytest.MonkeyPatch) -> None:
+        """Let the library find this account by the SDK's default chain, as it finds AWS."""
+        for name, value in self.environ.items():
+            patch.setenv(name, value)
+
     def client(self, service: str, **keys: str) -> Any:
         keys = keys or {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
         return botocore.session.Session().create_client(
@@ -171,7 +181,7 @@ def dev(account: Account) -> dict[str, Any]:
     )  # fmt: skip
     account.terraform("environments/dev", "apply", "-auto-approve", *no_input)
     outputs = json.loads(account.terraform("environments/dev", "output", "-json"))
-    return {name: output["value"] for name, output in outputs.items()}
+    return dict(outputs["hub"]["value"])
 
 
 def test_the_state_is_in_its_bucket_and_holds_no_password(
@@ -192,30 +202,70 @@ def test_the_state_is_in_its_bucket_and_holds_no_password(
 def test_a_bucket_is_encrypted_versioned_and_closed(
     account: Account, dev: dict[str, Any], kind: str
 ) -> None:
-    s3, bucket = account.client("s3"), dev[f"{kind}_bucket"]
+    s3, bucket = account.client("s3"), dev["buckets"][kind]
     rule = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"][0]
     assert rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "aws:kms"
     assert s3.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
     assert all(s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values())
 
 
-def test_a_file_that_arrives_in_raw_becomes_a_message(
-    account: Account, dev: dict[str, Any]
+def test_a_file_that_arrives_in_the_inbox_is_told_to_the_library(
+    account: Account, dev: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    s3 = account.client("s3")
-    s3.put_object(Bucket=dev["raw_bucket"], Key="usgs/site.json", Body=b"{}")
-    s3.put_object(Bucket=dev["runs_bucket"], Key="not/for/the/queue", Body=b"{}")
-    queue = account.client("sqs")
-    got = queue.receive_message(
-        QueueUrl=dev["queue_url"], WaitTimeSeconds=2, MaxNumberOfMessages=10
+    s3, raw = account.client("s3"), dev["buckets"]["raw"]
+    s3.put_object(Bucket=raw, Key="inbox/gauges/today.csv", Body=b"{}")
+    s3.put_object(Bucket=raw, Key="usgs/what/our/own/runs/land.json", Body=b"{}")
+    s3.put_object(Bucket=dev["buckets"]["runs"], Key="inbox/not/for/the/queue", Body=b"{}")
+    account.enter(monkeypatch)
+    settings = Settings(arrivals_url=dev["queue_url"])
+    told = list(arrivals.waiting(settings))
+    assert [each.uri for each in told] == [f"s3://{raw}/inbox/gauges/today.csv"]
+    told[0].done()
+    kept = account.client("sqs").get_queue_attributes(
+        QueueUrl=dev["queue_url"], AttributeNames=["ApproximateNumberOfMessagesNotVisible"]
     )
-    events = [json.loads(message["Body"]) for message in got.get("Messages", [])]
-    assert [event["detail"]["object"]["key"] for event in events] == ["usgs/site.json"]
+    assert kept["Attributes"]["ApproximateNumberOfMessagesNotVisible"] == "0"
+
+
+def test_a_plan_sees_what_is_there(
+    account: Account, dev: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account.enter(monkeypatch)
+    values = account.home / "aws.yaml"
+    values.write_text(yaml.safe_dump(deployment.chart_values(dev)))
+    settings = Settings(home=account.home)
+    (account.home / "helm").symlink_to(CLONE / "helm")
+    place = deployment.Place("dev", settings, [values])
+    steps = {step["title"]: step for step in deployment.plan("install", place)}
+    assert steps["Terraform's state, once an account"]["state"] == "done"
+    assert steps["The environment"]["state"] == "done"
+    assert steps["The cluster"]["seen"] == "cluster thalweg-dev is ACTIVE"
+    assert steps["The chart"]["state"] != "done"
+    found = {each.name: each for each in deployment.check(place)}
+    for name in ("terraform", "credentials", "outputs of Terraform"):
+        assert found[name].holds, found[name]
+    assert found["values are those of Terraform"].holds, found["values are those of Terraform"]
+
+
+def test_objects_come_back_by_their_versions(
+    account: Account, dev: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account.enter(monkeypatch)
+    s3, bucket = account.client("s3"), dev["buckets"]["gridded"]
+    for name in ("same", "spoilt", "gone"):
+        s3.put_object(Bucket=bucket, Key=f"era5/{name}", Body=name.encode())
+    place, target = f"s3://{bucket}", f"file://{tmp_path}/gridded"
+    objects.note(place, target, lambda done, total: None)
+    s3.put_object(Bucket=bucket, Key="era5/spoilt", Body=b"?")
+    s3.delete_object(Bucket=bucket, Key="era5/gone")
+    assert objects.bring_versions(target, place, lambda done, total: None) == 2
+    for name in ("same", "spoilt", "gone"):
+        assert s3.get_object(Bucket=bucket, Key=f"era5/{name}")["Body"].read() == name.encode()
 
 
 def test_what_was_deleted_is_had_back(account: Account, dev: dict[str, Any]) -> None:
     s3 = account.client("s3")
-    key = {"Bucket": dev["warehouse_bucket"], "Key": "hydro.db/table/data/1.parquet"}
+    key = {"Bucket": dev["buckets"]["warehouse"], "Key": "hydro.db/table/data/1.parquet"}
     s3.put_object(Body=b"rows", **key)
     s3.delete_object(**key)
     markers = s3.list_object_versions(Bucket=key["Bucket"], Prefix=key["Key"])["DeleteMarkers"]
@@ -254,7 +304,7 @@ def test_what_dev_has(account: Account, dev: dict[str, Any]) -> None:
     assert images["imageTagMutability"] == "IMMUTABLE"
     assert images["repositoryUri"] == dev["image_repository"]
     table = account.client("glue").get_database(Name="hydro")["Database"]
-    assert table["LocationUri"].startswith(f"s3://{dev['warehouse_bucket']}/")
+    assert table["LocationUri"].startswith(f"s3://{dev['buckets']['warehouse']}/")
     ec2 = account.client("ec2")
     endpoints = {one["ServiceName"] for one in ec2.describe_vpc_endpoints()["VpcEndpoints"]}
     assert f"com.amazonaws.{REGION}.s3" in endpoints
@@ -303,13 +353,13 @@ def test_a_group_reaches_its_own_prefix_and_reads_what_is_shared(
     enforced: dict[str, Any], dev: dict[str, Any]
 ) -> None:
     researchers, stewards = enforced["group-researchers"], enforced["group-stewards"]
-    own = {"Bucket": dev["users_bucket"], "Key": "researchers/paper.csv"}
+    own = {"Bucket": dev["buckets"]["users"], "Key": "researchers/paper.csv"}
     assert allowed(researchers.put_object, Body=b"1", **own)
     assert allowed(researchers.get_object, **own)
     assert not allowed(stewards.get_object, **own)
     assert not allowed(stewards.put_object, Body=b"2", **own)
     assert not allowed(stewards.delete_object, **own)
-    raw = {"Bucket": dev["raw_bucket"], "Key": "usgs/site.json"}
+    raw = {"Bucket": dev["buckets"]["raw"], "Key": "usgs/site.json"}
     assert allowed(researchers.get_object, **raw)
     assert not allowed(researchers.put_object, Body=b"2", **raw)
     assert not allowed(researchers.delete_object, **raw)
@@ -319,16 +369,16 @@ def test_a_group_reaches_its_own_prefix_and_reads_what_is_shared(
 def test_runs_write_raw_but_do_not_delete_there(
     enforced: dict[str, Any], dev: dict[str, Any]
 ) -> None:
-    key = {"Bucket": dev["raw_bucket"], "Key": "usgs/other.json"}
+    key = {"Bucket": dev["buckets"]["raw"], "Key": "usgs/other.json"}
     assert allowed(enforced["runs"].put_object, Body=b"{}", **key)
     assert not allowed(enforced["runs"].delete_object, **key)
     assert not allowed(enforced["dashboards"].get_object, **key)
-    users = {"Bucket": dev["users_bucket"], "Key": "researchers/x"}
+    users = {"Bucket": dev["buckets"]["users"], "Key": "researchers/x"}
     assert not allowed(enforced["runs"].put_object, Body=b"", **users)
 
 
 def test_destroying_dev_leaves_the_state_alone(account: Account, dev: dict[str, Any]) -> None:
-    s3, users = account.client("s3"), dev["users_bucket"]
+    s3, users = account.client("s3"), dev["buckets"]["users"]
     # moto's answer to a batch with a marker in it is 500
     for marker in s3.list_object_versions(Bucket=users).get("DeleteMarkers", []):
         s3.delete_object(Bucket=users, Key=marker["Key"], VersionId=marker["VersionId"])

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -38,51 +32,6 @@ RAN = {
 }  # fmt: skip
 CUT = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE pid <> pg_backend_pid() AND datname = current_database()"""
-# Neither UTC nor the time zone of any test: what comes back has to be in UTC all the same.
-OPTIONS = "-c listen_addresses= -c fsync=off -c shared_buffers=16MB -c timezone=Asia/Kathmandu"
-
-
-def program(name: str) -> str:
-    """The path of one of PostgreSQL's programs; skips the test where it is not installed."""
-    installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    found = shutil.which(name) or (str(installed[-1]) if installed else None)
-    if found is None:
-        pytest.skip(f"{name} is not on PATH: install PostgreSQL to test the registry on it")
-    return found
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[Path]:
-    """Folder of the socket of a PostgreSQL server of the tests' own; nothing listens on a port."""
-    initdb, postgres = program("initdb"), program("postgres")
-    folder = Path(tempfile.mkdtemp(prefix="thalweg-postgres-", dir="/tmp"))  # a short socket path
-    # PostgreSQL refuses to be run by root.
-    account = {"user": "nobody"} if os.geteuid() == 0 else {}
-    if account:
-        shutil.chown(folder, **account)
-    common = {"cwd": folder, "env": {"PATH": os.environ["PATH"], "LC_ALL": "C"}, **account}
-    data = folder / "data"
-    flags = ["--username=thalweg", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"]
-    subprocess.run([initdb, "-D", data, *flags], check=True, capture_output=True, **common)
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [postgres, "-D", data, "-k", folder, *OPTIONS.split()], stdout=log, stderr=log, **common
-        )
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                psycopg.connect(f"host={folder} user=thalweg dbname=postgres").close()
-                break
-            except psycopg.OperationalError:
-                assert process.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < deadline, (folder / "log").read_text()
-                time.sleep(0.05)
-        yield folder
-    finally:
-        process.send_signal(signal.SIGINT)  # a fast shutdown
-        process.wait(20)
-        shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -92,7 +41,7 @@ def empty(
     """Settings with a new database of this kind, without tables."""
     url = f"sqlite:///{tmp_path / 'thalweg.db'}"
     if request.param == "postgresql":
-        folder = request.getfixturevalue("server")
+        folder = request.getfixturevalue("postgres")
         name = f"test_{new_id().replace('-', '_')}"
         with psycopg.connect(
             f"host={folder} user=thalweg dbname=postgres", autocommit=True

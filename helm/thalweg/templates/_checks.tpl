@@ -9,6 +9,10 @@
 {{- if not $v.host }}{{ include "thalweg.refuse" "host is empty: set it to the name under which people reach the hub, as hub.example.org" }}{{ end }}
 {{- if contains "://" $v.host }}{{ include "thalweg.refuse" (printf "host is %q: expected a name without https:// and path" $v.host) }}{{ end }}
 {{- if not $v.aws.region }}{{ include "thalweg.refuse" "aws.region is empty: set it to the region of the buckets, as us-east-1" }}{{ end }}
+{{- if and $v.aws.efsId $v.components.jupyterhub (eq $v.jupyterhub.singleuser.storage.type "dynamic") }}
+{{- $class := $v.jupyterhub.singleuser.storage.dynamic.storageClass }}
+{{- if ne (toString $class) "thalweg-homes" }}{{ include "thalweg.refuse" (printf "aws.efsId is %s, and jupyterhub.singleuser.storage.dynamic.storageClass is %v: set it to thalweg-homes, or homes would lie elsewhere, in one zone and without a backup" $v.aws.efsId $class) }}{{ end }}
+{{- end }}
 {{- range $name, $bucket := $v.storage }}
 {{- if not $bucket }}{{ include "thalweg.refuse" (printf "storage.%s is empty: set it to the name of a bucket (terraform output)" $name) }}{{ end }}
 {{- if hasPrefix "s3://" $bucket }}{{ include "thalweg.refuse" (printf "storage.%s is %q: expected the bucket's name without s3://" $name $bucket) }}{{ end }}

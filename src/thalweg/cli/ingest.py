@@ -1,4 +1,4 @@
-"""Commands: ingest, quarantine."""
+"""Commands: ingest, arrivals, quarantine."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ NOTHING = "Nothing is in quarantine."
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the `thalweg` command."""
     app.command()(ingest)
+    app.command()(arrivals)
     app.add_typer(commands, name="quarantine")
 
 
@@ -76,6 +77,30 @@ def ingest(
     else:
         typer.echo(str(loaded))
     if any(entry.table is None for entry in loaded.quarantined):
+        raise typer.Exit(1)
+
+
+def arrivals(json: Json = False, data_dir: DataDir = None) -> None:
+    """Take the files that have arrived in the raw bucket's inbox/; exit 1 if one cannot be taken.
+
+    `pipelines/arrivals.yaml` says for each folder of the inbox how its files are read.
+
+    Example: `thalweg arrivals`
+    """
+    from thalweg import arrivals as library
+    from thalweg.errors import ThalwegError
+
+    taken, failed = [], []
+    for uri, loaded in library.take(local_settings(data_dir)):
+        is_wrong = isinstance(loaded, ThalwegError)
+        (failed if is_wrong else taken).append({"file": uri, "said": str(loaded)})
+        if not json:
+            typer.secho(f"{uri}\n  {loaded}", fg="yellow" if is_wrong else None, err=is_wrong)
+    if json:
+        print_json({"taken": taken, "failed": failed})
+    elif not taken and not failed:
+        typer.echo("Nothing has arrived; files are put below inbox/ in the raw bucket")
+    if failed:
         raise typer.Exit(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import logging
 import os
 import time
@@ -15,7 +16,7 @@ from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import CommitStateUnknownException, NoSuchTableError, RESTError
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression
 from pyiceberg.table import Table
-from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.table.snapshots import Snapshot, SnapshotLogEntry
 from pyiceberg.utils.config import Config
 from pyparsing import ParseException
 from requests.exceptions import ConnectionError as NoConnection
@@ -26,7 +27,10 @@ from thalweg.errors import InvalidInput, NotFound, Unavailable, nearest
 from thalweg.settings import Settings, load
 from thalweg.warehouse.schema import NAMESPACE, TABLES, TEXT, TableDefinition
 
-__all__ = ["catalog", "definition", "names", "read", "table", "table_at", "texts_of"]
+__all__ = ["TIMES", "catalog", "definition", "names", "read", "table", "table_at", "texts_of"]
+
+#: Property of a table that came back from a backup: when its states were written, by their ids.
+TIMES = "thalweg.times"
 
 # It tells for each file that texts are read as what we ask for.
 logging.getLogger("pyiceberg.io.pyarrow").addFilter(
@@ -195,7 +199,7 @@ def as_of(found: Table, at: dt.datetime) -> Snapshot | None:
     """
     if at.tzinfo is None:
         raise InvalidInput(f"at is {at}: expected a time with a time zone")
-    log = found.history()
+    log = _log(found)
     milliseconds = (at - dt.datetime.fromtimestamp(0, dt.UTC)) // dt.timedelta(milliseconds=1)
     place = next((i for i in range(len(log), 0, -1) if log[i - 1].timestamp_ms <= milliseconds), 0)
     kept = {each.snapshot_id: each for each in found.snapshots()}
@@ -212,6 +216,17 @@ def as_of(found: Table, at: dt.datetime) -> Snapshot | None:
             f"kept after it is of {since:%Y-%m-%d %H:%M:%S} UTC"
         )
     return state
+
+
+def _log(found: Table) -> list[SnapshotLogEntry]:
+    """When each state became the newest; of one that came back from a backup, when it first did."""
+    times = json.loads(found.properties.get(TIMES, "{}"))
+    return [
+        each.model_copy(
+            update={"timestamp_ms": times.get(str(each.snapshot_id), each.timestamp_ms)}
+        )
+        for each in found.history()
+    ]
 
 
 @contextmanager

@@ -1,5 +1,5 @@
-# A file that arrives in the raw bucket becomes a message: S3 → EventBridge → SQS. What cannot be
-# worked on is set aside after five attempts, and an alarm says so.
+# A file that others put below inbox/ in the raw bucket becomes a message: S3 → EventBridge → SQS, for
+# `thalweg arrivals`. What cannot be worked on is set aside after five attempts, and an alarm says so.
 
 resource "aws_s3_bucket_notification" "raw" {
   bucket      = var.bucket
@@ -8,11 +8,14 @@ resource "aws_s3_bucket_notification" "raw" {
 
 resource "aws_cloudwatch_event_rule" "arrivals" {
   name        = "${var.name}-raw-arrivals"
-  description = "Files that arrive in the raw bucket of ${var.name}"
+  description = "Files that arrive in the inbox of ${var.name}"
   event_pattern = jsonencode({
     source      = ["aws.s3"]
     detail-type = ["Object Created"]
-    detail      = { bucket = { name = [var.bucket] } }
+    detail = {
+      bucket = { name = [var.bucket] }
+      object = { key = [{ prefix = "inbox/" }] } # what the pipelines land needs no telling
+    }
   })
 }
 

@@ -22,7 +22,7 @@ locals {
       write           = ["raw", "warehouse", "runs", "gridded"]
       delete          = ["warehouse", "gridded"]
       catalogue       = "write"
-      queue           = false
+      queue           = true
     }
     scheduler = { # Dagster's daemon, by the account of its chart
       service_account = "dagster"
@@ -30,7 +30,7 @@ locals {
       write           = []
       delete          = []
       catalogue       = "none"
-      queue           = true
+      queue           = false
     }
     dashboards = {
       service_account = "thalweg-dashboards"

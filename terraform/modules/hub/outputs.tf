@@ -5,12 +5,12 @@ output "region" {
 
 output "account" {
   value       = data.aws_caller_identity.this.account_id
-  description = "Account of everything here"
+  description = "Account of everything here, whose Glue catalogue holds the tables"
 }
 
 output "buckets" {
   value       = module.storage.buckets
-  description = "Name of each bucket by its meaning"
+  description = "Name of each bucket by its meaning: raw, warehouse, runs, gridded, and users, where each group has GROUP/"
 }
 
 output "efs_id" {
@@ -40,17 +40,17 @@ output "database_identifier" {
 
 output "database_master_secret_arn" {
   value       = module.database.master_secret_arn
-  description = "ARN of the master's secret"
+  description = "ARN of the secret of the database's master, to make those roles with"
 }
 
 output "database_secret_arns" {
   value       = { for role in local.roles : role => module.secrets.arns["database-${role}"] }
-  description = "ARN of the secret with the password of each of the database's roles"
+  description = "ARN of the secret with the password of each of the database's roles: thalweg, lab, hub, dagster"
 }
 
 output "login_secret_arn" {
   value       = module.secrets.arns["login"]
-  description = "ARN of the secret for the client secret of the identity provider"
+  description = "ARN of the secret for the client secret of the identity provider; people put it there"
 }
 
 output "queue_url" {

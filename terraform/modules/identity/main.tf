@@ -24,6 +24,9 @@ locals {
   } }
   roles = merge({ for name, service in var.services : name => merge(service, { own = [] }) }, local.groups)
 
+  # Who writes can make a backup, which names objects by their versions, and bring them back.
+  list_versions = ["s3:ListBucketVersions", "s3:GetBucketVersioning"]
+
   glue_reads  = ["glue:GetCatalog", "glue:GetDatabase", "glue:GetDatabases", "glue:GetTable", "glue:GetTables"]
   glue_writes = ["glue:CreateTable", "glue:UpdateTable", "glue:DeleteTable"]
 
@@ -32,13 +35,13 @@ locals {
     {
       Sid      = "List"
       Effect   = "Allow"
-      Action   = ["s3:ListBucket", "s3:GetBucketLocation"]
+      Action   = concat(["s3:ListBucket", "s3:GetBucketLocation"], length(role.write) > 0 ? local.list_versions : [])
       Resource = [for bucket in role.read : var.bucket_arns[bucket]]
     },
     {
       Sid      = "Read"
       Effect   = "Allow"
-      Action   = ["s3:GetObject"]
+      Action   = concat(["s3:GetObject"], length(role.write) > 0 ? ["s3:GetObjectVersion"] : [])
       Resource = [for bucket in role.read : "${var.bucket_arns[bucket]}/*"]
     },
     {

@@ -9,11 +9,11 @@ variables {
 
 run "whole" {
   assert {
-    condition     = output.raw_bucket == "thalweg-dev-raw-123456789012" && output.region == "us-east-1"
+    condition     = output.hub.buckets["raw"] == "thalweg-dev-raw-123456789012" && output.hub.region == "us-east-1"
     error_message = "outputs do not tell where things are"
   }
   assert {
-    condition     = output.service_accounts["runs"] == "thalweg-runs"
+    condition     = output.hub.service_accounts["runs"] == "thalweg-runs"
     error_message = "runs have another service account than the scheduler gives them"
   }
 }

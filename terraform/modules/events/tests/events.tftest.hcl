@@ -13,10 +13,14 @@ variables {
   key_arn = "arn:aws:kms:us-east-1:123456789012:key/1"
 }
 
-run "arrivals_in_raw_alone" {
+run "arrivals_in_the_inbox_of_raw_alone" {
   assert {
     condition     = jsondecode(aws_cloudwatch_event_rule.arrivals.event_pattern).detail.bucket.name == ["test-raw"]
     error_message = "another bucket is listened to"
+  }
+  assert {
+    condition     = jsondecode(aws_cloudwatch_event_rule.arrivals.event_pattern).detail.object.key == [{ prefix = "inbox/" }]
+    error_message = "each file that the pipelines land becomes a message"
   }
   assert {
     condition     = aws_s3_bucket_notification.raw.eventbridge
