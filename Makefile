@@ -86,3 +86,43 @@ terraform-apply-test: .cache/moto/.installed ## Apply and destroy dev against a 
 workflows-test: .cache/workflows/.installed ## Check GitHub's workflows: form, pins, permissions, injection
 	@PATH="$(CURDIR)/.cache/workflows/bin:$$PATH" actionlint
 	@.cache/workflows/bin/zizmor --offline --quiet .github
+
+# The image is built by buildah, as root. Storage driver vfs works on every file system and copies each
+# layer whole; DRIVER=overlay does not.
+BASE ?= $(shell sed -n 's/^ARG BASE=//p' image/Dockerfile)
+IMAGE ?= localhost/thalweg:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGES ?= $(CURDIR)/.cache/images
+DRIVER ?= vfs
+BUILDAH = buildah --root $(IMAGES)/store --runroot $(IMAGES)/run --storage-driver $(DRIVER)
+BUILD ?=
+
+.PHONY: image-base
+image-base: ## Make a base without a registry: Debian, for `make image BASE=localhost/debian`
+	@mkdir -p $(IMAGES)
+	@mmdebstrap --quiet --variant=minbase --include=ca-certificates,python3 trixie $(IMAGES)/debian.tar
+	@container=$$($(BUILDAH) from scratch) && $(BUILDAH) add --quiet $$container $(IMAGES)/debian.tar / && \
+		$(BUILDAH) commit --quiet --rm $$container localhost/debian
+	@rm $(IMAGES)/debian.tar
+
+.PHONY: image
+image: env ## Build the one image, print what its layers take (BUILD="flags of buildah")
+	@$(BUILDAH) build --isolation chroot --format docker --layers --build-arg BASE=$(BASE) $(BUILD) \
+		--ignorefile image/Dockerfile.dockerignore --file image/Dockerfile --tag $(IMAGE) \
+		--label org.opencontainers.image.version=$(lastword $(subst :, ,$(IMAGE))) \
+		--label org.opencontainers.image.revision=$$(git rev-parse HEAD) .
+	@$(BUILDAH) push --quiet --disable-compression $(IMAGE) dir:$(IMAGES)/dir
+	@$(BIN)/python tools/image_size.py $(IMAGES)/dir
+
+# On a network where nothing answers, and nothing refuses either.
+.PHONY: image-test
+image-test: .cache/image/.installed ## Check the built image: each role, as uid 1000, on a root that is read-only
+	@.cache/image/bin/hadolint image/Dockerfile
+	@container=$$($(BUILDAH) from --pull-never $(IMAGE)) && trap "$(BUILDAH) rm $$container >/dev/null" EXIT && \
+		IMAGE_TREE=$$($(BUILDAH) mount $$container) IMAGE_DIR=$(IMAGES)/dir unshare --net sh -c \
+		'ip link set lo up && ip route add default dev lo && exec $(BIN)/python -m pytest tests/image/test_tree.py --durations=20'
+
+.PHONY: image-clean
+image-clean: ## Remove what `make image` keeps to build the next one faster
+	@$(BUILDAH) rm --all >/dev/null
+	@$(BUILDAH) rmi --all --force >/dev/null
+	@rm -rf $(IMAGES)

@@ -302,6 +302,15 @@ def test_dask_cluster_of_a_gateway(gateway: str) -> None:
     gc.collect()
 
 
+def test_a_cluster_of_another_image_is_refused(
+    gateway: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THALWEG_IMAGE", "example.org/thalweg:0.1.0")
+    with pytest.raises(Unavailable, match=r"image example.org/thalweg:0.1.0, .* have none: stop"):
+        compute.dask_cluster(workers=1)
+    assert Gateway().list_clusters() == []
+
+
 @pytest.mark.hub
 @pytest.mark.timeout(400)
 def test_the_tutorial_finds_the_same_on_dask_and_on_ray(

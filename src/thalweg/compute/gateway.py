@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from thalweg.errors import InvalidInput, Unavailable
+from thalweg.settings import load
 
 __all__ = ["dask_cluster"]
 
@@ -34,7 +36,8 @@ def dask_cluster(workers: int = 2, *, idle_timeout: int | None = None) -> Any:
     InvalidInput
         Fewer than one worker, or an option that this hub does not leave to its users.
     Unavailable
-        There is no gateway here, or it does not answer.
+        There is no gateway here, or it does not answer; its clusters start from another image than
+        this process, as when the hub was upgraded while a server went on.
 
     Examples
     --------
@@ -63,5 +66,20 @@ def dask_cluster(workers: int = 2, *, idle_timeout: int | None = None) -> Any:
         raise Unavailable(
             f"Dask Gateway at {address} gives no cluster: {error}; see `thalweg status`"
         ) from error
+    if ours := load().image:
+        _check_image(cluster, ours)
     cluster.scale(workers)
     return cluster
+
+
+def _check_image(cluster: Any, ours: str) -> None:
+    """Stop a cluster of another image: what is sent to it might mean something else there."""
+    with cluster.get_client(set_as_default=False) as client:
+        theirs = client.run_on_scheduler(os.getenv, "THALWEG_IMAGE")
+    if theirs != ours:
+        cluster.shutdown()
+        raise Unavailable(
+            f"this process has the image {ours}, and Dask's clusters have {theirs or 'none'}: "
+            "stop your server and start it again (File > Hub Control Panel), so that both are the "
+            "hub's newest"
+        )

@@ -187,7 +187,7 @@ def begin(
         "parameters": parameters,
         "git_commit": commit,
         "git_dirty": dirty,
-        "environment": os.environ.get("THALWEG_IMAGE") or _environment(settings.home),
+        "environment": _environment(settings),
         "attempt": attempt,
         "is_last": is_last,
         "repeats": repeats,
@@ -442,9 +442,14 @@ def _git(home: Path) -> tuple[str | None, bool | None]:
 
 
 @functools.cache
-def _environment(home: Path) -> str | None:
-    """Hash of the lock file, which names every package of the environment; None without one."""
-    lock = home / "uv.lock"
+def _environment(settings: Settings) -> str | None:
+    """What names every package: the image's digest, else its name, else the hash of the lock file.
+
+    None where there is neither.
+    """
+    if settings.image:
+        return settings.image.rpartition("@")[2]
+    lock = settings.home / "uv.lock"
     return (
         f"uv.lock sha256:{hashlib.sha256(lock.read_bytes()).hexdigest()}" if lock.exists() else None
     )
