@@ -26,7 +26,7 @@ down: env ## Stop the hub; data is kept
 .PHONY: test
 test: env ## Run all tests: units, real servers, a real browser
 	@$(BIN)/python -m pytest tests/e2e --durations=10
-	@$(BIN)/python -m pytest --ignore=tests/e2e -n 2 --dist loadfile --durations=30
+	@$(BIN)/python -m pytest --ignore=tests/e2e -n 2 --dist loadfile --no-loadscope-reorder --durations=30
 
 .PHONY: test-fast
 test-fast: env ## Run the tests that do not start the whole hub
