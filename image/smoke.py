@@ -29,7 +29,9 @@ def wanted():
             distribution(name)
         except PackageNotFoundError:
             continue  # a laptop's alone: the test of versions says which these are
-        yield from (m for m in homes.get(name, ()) if m.isidentifier() and not m.startswith("_"))
+        brought = [m for m in homes.get(name, ()) if m.isidentifier() and not m.startswith("_")]
+        # Beside a module of its own name a package may bring plugins for what is not here.
+        yield from {name} & set(brought) or brought
 
 
 def main():

@@ -51,7 +51,7 @@ def locked(python: str, machine: str) -> dict[str, dict[str, Any]]:
     while waiting:
         entry = waiting.pop()
         key = (entry["name"], *entry.get("extra", ()))
-        if key in seen or entry["name"] in LEFT_OUT:
+        if key in seen:
             continue
         if "marker" in entry and not holds(entry["marker"]):
             continue
@@ -60,7 +60,7 @@ def locked(python: str, machine: str) -> dict[str, dict[str, Any]]:
         waiting += package.get("dependencies", ())
         for extra in entry.get("extra", ()):
             waiting += package["optional-dependencies"][extra]
-    return found
+    return {name: package for name, package in found.items() if name not in LEFT_OUT}
 
 
 @cache

@@ -302,13 +302,17 @@ def test_dask_cluster_of_a_gateway(gateway: str) -> None:
     gc.collect()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_cluster_of_another_image_is_refused(
     gateway: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("THALWEG_IMAGE", "example.org/thalweg:0.1.0")
     with pytest.raises(Unavailable, match=r"image example.org/thalweg:0.1.0, .* have none: stop"):
         compute.dask_cluster(workers=1)
-    assert Gateway().list_clusters() == []
+    with Gateway() as asked:
+        assert asked.list_clusters() == []
+    del asked
+    gc.collect()
 
 
 @pytest.mark.hub

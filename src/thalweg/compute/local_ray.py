@@ -61,7 +61,7 @@ def ray(**options: Any) -> Any:
     --------
     >>> from thalweg import compute
     >>> ray = compute.ray()  # doctest: +SKIP
-    >>> ray.get([ray.remote(pow).remote(x, 2) for x in range(3)])  # doctest: +SKIP
+    >>> ray.get([ray.remote(lambda x: x**2).remote(x) for x in range(3)])  # doctest: +SKIP
     [0, 1, 4]
     """
     opened = {name: value for name, value in ENVIRONMENT.items() if os.environ.get(name) != value}
