@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import botocore.session
+import pyarrow as pa
 import pytest
 from botocore.stub import ANY, Stubber
 from typer.testing import CliRunner
@@ -40,6 +41,7 @@ def home(store: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
     monkeypatch.setenv("THALWEG_HOME", str(tmp_path))
     database.migrate(store)
     warehouse.migrate(store)
+    warehouse.write("locations", pa.table({"id": ["usgs-03171000"]}))
     inbox = f"{store.raw_uri}/inbox"
     files = storage.filesystem(inbox)
     if files.exists(inbox):

@@ -14,8 +14,7 @@ from operator import attrgetter
 from typing import TypeVar
 
 from pyiceberg.catalog import Catalog
-from pyiceberg.io import load_file_io
-from pyiceberg.table import StagedTable, Table
+from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata, TableMetadataUtil
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.table.update import (
@@ -23,16 +22,11 @@ from pyiceberg.table.update import (
     AddSchemaUpdate,
     AddSnapshotUpdate,
     AddSortOrderUpdate,
-    AssertCreate,
-    AssignUUIDUpdate,
     SetCurrentSchemaUpdate,
     SetDefaultSortOrderUpdate,
     SetDefaultSpecUpdate,
-    SetLocationUpdate,
-    SetPropertiesUpdate,
     SetSnapshotRefUpdate,
     TableUpdate,
-    UpgradeFormatVersionUpdate,
 )
 
 from thalweg.errors import InvalidInput, Unavailable
@@ -98,7 +92,7 @@ def bring(
         for done, (name, each) in enumerate(then.items(), start=1):
             _make(found, name, each)
             made = found.load_table((NAMESPACE, name)).metadata
-            if _ids(made) != _ids(each) or made.refs != each.refs:
+            if _ids(made) != _ids(each) or made.refs != each.refs or made.schema() != each.schema():
                 raise Unavailable(
                     f"the catalogue {found.name!r} has not taken all states of the table {name}"
                 )
@@ -120,28 +114,23 @@ def _ids(metadata: TableMetadata) -> set[int]:
 
 
 def _make(found: Catalog, name: str, then: TableMetadata) -> None:
-    """A table with these states and ids of columns."""
+    """A table with these states; columns are numbered as in its first schema, and on from there."""
     times = {str(each.snapshot_id): each.timestamp_ms for each in then.snapshot_log}
     times |= json.loads(then.properties.get(TIMES, "{}"))  # it came back once before
-    begun: list[TableUpdate] = [
-        AssignUUIDUpdate(uuid=then.table_uuid),
-        UpgradeFormatVersionUpdate.model_validate({"format-version": then.format_version}),
-        *(AddSchemaUpdate(schema=each) for each in _by(then.schemas, "schema_id")),
+    schema, *schemas = _by(then.schemas, "schema_id")
+    spec, *specs = _by(then.partition_specs, "spec_id")
+    order, *orders = _by(then.sort_orders, "order_id")
+    properties = then.properties | {TIMES: json.dumps(times)}
+    made = found.create_table((NAMESPACE, name), schema, then.location, spec, order, properties)
+    layout: list[TableUpdate] = [
+        *(AddSchemaUpdate(schema=each) for each in schemas),
         SetCurrentSchemaUpdate.model_validate({"schema-id": then.current_schema_id}),
-        *(AddPartitionSpecUpdate(spec=each) for each in _by(then.partition_specs, "spec_id")),
+        *(AddPartitionSpecUpdate(spec=each) for each in specs),
         SetDefaultSpecUpdate.model_validate({"spec-id": then.default_spec_id}),
-        *(
-            AddSortOrderUpdate.model_validate({"sort-order": each})
-            for each in _by(then.sort_orders, "order_id")
-        ),
+        *(AddSortOrderUpdate.model_validate({"sort-order": each}) for each in orders),
         SetDefaultSortOrderUpdate.model_validate({"sort-order-id": then.default_sort_order_id}),
-        SetLocationUpdate(location=then.location),
-        SetPropertiesUpdate(updates=then.properties | {TIMES: json.dumps(times)}),
     ]
-    first, *later = _commits(then)
-    made = StagedTable((NAMESPACE, name), then, None, load_file_io(), found)
-    found.commit_table(made, (AssertCreate(),), (*begun, *first))
-    for updates in later:
+    for updates in (layout, *_commits(then)):
         found.commit_table(made, (), tuple(updates))
 
 
@@ -166,7 +155,7 @@ def _commits(then: TableMetadata) -> list[list[TableUpdate]]:
             waiting = waiting[place:]
     names = [_named(n, ref.snapshot_ref_type, ref.snapshot_id) for n, ref in then.refs.items()]
     rest = [*_added(waiting), *names]
-    return [*commits, rest] if rest or not commits else commits
+    return [*commits, rest] if rest else commits
 
 
 def _added(snapshots: list[Snapshot]) -> list[TableUpdate]:

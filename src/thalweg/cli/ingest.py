@@ -90,7 +90,8 @@ def arrivals(json: Json = False, data_dir: DataDir = None) -> None:
     from thalweg import arrivals as library
     from thalweg.errors import ThalwegError
 
-    taken, failed = [], []
+    taken: list[dict[str, str]] = []
+    failed: list[dict[str, str]] = []
     for uri, loaded in library.take(local_settings(data_dir)):
         is_wrong = isinstance(loaded, ThalwegError)
         (failed if is_wrong else taken).append({"file": uri, "said": str(loaded)})
