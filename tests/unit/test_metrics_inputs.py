@@ -136,7 +136,6 @@ def test_tables_by_name(store: Settings, gauges: Series, monkeypatch: pytest.Mon
         with monkeypatch.context() as patch:
             patch.setattr(evaluation, "narrowed", lambda _, *frames: frames[:3])
             assert metrics.evaluate(metrics=NAMES, **given).equals(table), where
-    monkeypatch.undo()
 
     lake = gauges[0].drop("reference_time")
     lake = lake.set_column(
