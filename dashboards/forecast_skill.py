@@ -52,7 +52,9 @@ class ForecastSkill:
         skill = skill[skill["configuration_name"] == configuration]
         variable = offer("variable", sorted(skill["variable_name"].unique()))
         skill = skill[skill["variable_name"] == variable]
-        metric = offer("metric", {METRICS[name].title: name for name in METRICS if name in skill})
+        # Of what is computed: a metric may have been asked for of other forecasts only.
+        computed = dashboards.metric_choices(skill.dropna(axis="columns", how="all").columns)
+        metric = self.choices.offer_grouped("metric", computed)
         bins = sorted(skill["lead_time_bin"].unique())
         words = {dashboards.lead_time_label(lower, bins): str(lower) for lower in bins}
         lead_time = offer("lead_time", words)
@@ -79,7 +81,11 @@ class ForecastSkill:
         """The map; choosing a gauge on it (or in the table below) is choosing it in the list."""
         plot, self.source = dashboards.skill_map(gauges, METRICS[metric])
         self.source.selected.on_change("indices", self.pick)
-        yield f"<h2>{METRICS[metric].title}</h2><p>Choose a gauge to see its hydrograph.</p>"
+        said = dashboards.metric_said(METRICS[metric], gauges["unit_name"].iloc[0])
+        yield (
+            f"<h2>{METRICS[metric].title}</h2>"
+            f"<p>{escape(said)} Choose a gauge to see its hydrograph.</p>"
+        )
         yield plot
 
     def draw_gauges(self, gauges: pd.DataFrame) -> Iterable[Any]:

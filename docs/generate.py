@@ -15,6 +15,7 @@ import yaml
 from thalweg import catalog, settings, sources, warehouse
 from thalweg.cli import app
 from thalweg.metrics import FIELDS, METRICS, Metric, requires
+from thalweg.metrics.entry import KINDS
 from thalweg.metrics.fields import COLUMNS, OF_THRESHOLDS
 from thalweg.metrics.pairs import TRANSFORMS
 from thalweg.pipelines import specification
@@ -24,13 +25,6 @@ from thalweg.warehouse.access import definition
 from thalweg.warehouse.schema import QUANTITIES
 
 __all__ = ["PAGES", "write_all"]
-
-KINDS = {
-    "deterministic": "Of single values",
-    "categorical": "Of events",
-    "probabilistic": "Of ensembles",
-    "signature": "Signatures of a series",
-}
 
 
 def write_all(folder: Path) -> None:

@@ -129,6 +129,21 @@ def test_every_metric_colours_the_map(gauges: pd.DataFrame, name: str) -> None:
     assert plot.below[-1].title.startswith(title)
 
 
+def test_metrics_are_chosen_by_their_kind() -> None:
+    chosen = dashboards.metric_choices(["rmse", "kge", "brier_score", "count", "primary_sum"])
+    assert chosen == {
+        "Of single values": {METRICS[name].title: name for name in ("kge", "rmse")},
+        "Of ensembles": {METRICS["brier_score"].title: "brier_score"},
+        "Signatures of a series": {METRICS["primary_sum"].title: "primary_sum"},
+    }
+    every = dashboards.metric_choices(METRICS)
+    assert sorted(name for kind in every.values() for name in kind.values()) == sorted(METRICS)
+    for metric in METRICS.values():
+        said = dashboards.metric_said(metric, "m^3/s")
+        assert ("m³/s" in said) == metric.has_unit
+        assert ("perfect" in said) == (metric.perfect is not None)
+
+
 def test_a_map_without_places_is_still_a_map(gauges: pd.DataFrame) -> None:
     nowhere = gauges.assign(longitude=np.nan, latitude=np.nan, kge=np.nan)
     plot, _ = dashboards.skill_map(nowhere, METRICS["kge"])

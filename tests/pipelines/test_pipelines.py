@@ -293,3 +293,10 @@ def test_fields_of_ecmwf_come_by_their_index(
         ("ifs", 4)
     ]
     assert plots(done) == 1
+
+
+@pytest.mark.parametrize("name", ["evaluate", "publish_reports"])
+def test_every_metric_without_thresholds_can_be_asked_for(name: str) -> None:
+    parameter = specification.get(name, load({}, home=HOME)).parameters["metrics"]
+    kept = [each for each in metrics.METRICS if "thresholds" not in metrics.requires(each)]
+    assert parameter.enum == kept

@@ -120,6 +120,32 @@ def test_evaluate_tells_how_uncertain_it_is() -> None:
 
 
 @pytest.mark.usefixtures("filled")
+def test_evaluate_against_a_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["evaluate", "-m", "mean_absolute_error", "--reference", "persistence"]
+    rows = json.loads(call(*arguments, "--json"))
+    name = "mean_absolute_error"
+    for row in rows:
+        skill = 1 - row[name] / row[f"{name}_reference"]
+        assert row[f"{name}_skill"] == pytest.approx(skill)
+    monkeypatch.setenv("COLUMNS", "200")
+    _, head, *lines, _ = call(*arguments).splitlines()
+    assert head.split()[-3:] == [name, f"{name}_reference", f"{name}_skill"]
+    assert len(lines) == len(rows) > 0
+    monkeypatch.setenv("COLUMNS", "80")
+    _, _, *lines, _ = call(*arguments, "--bootstrap", "circular", "--block", "2",
+                           "--replicates", "5").splitlines()  # fmt: skip
+    assert [line.split()[-1] for line in lines] == ["m^3/s", "m^3/s", "1"] * len(rows)
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_name_of_teehr_is_taken() -> None:
+    (row, _) = json.loads(call("evaluate", "-m", "kling_gupta_efficiency", "--json"))
+    assert "kge" in row
+    assert call("metrics", "kling_gupta_efficiency").startswith("kge: ")
+    assert len(json.loads(call("evaluate", "--primary-configuration", "usgs", "--json"))) == 0
+
+
+@pytest.mark.usefixtures("filled")
 def test_metrics_stand_below_each_other_where_the_screen_is_narrow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

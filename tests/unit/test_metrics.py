@@ -136,6 +136,7 @@ def test_by_hand() -> None:
             f"{side}_max_value_time": noon,
             f"{side}_flow_duration_curve_slope": math.log(ratio) / 0.33,
             f"{side}_centre_of_timing": None,
+            f"{side}_standard_deviation_of_timing": None,
             f"{side}_baseflow_index": None,
         }
     assert set(expected) == set(PLAIN)
@@ -175,6 +176,10 @@ def test_centre_of_timing_of_whole_water_years() -> None:
     forecast = [9.0] * 30 + [1.0] * 182 + [3.0] * 183
     row = daily(dt.date(2022, 9, 1), [5.0] * 395, forecast)
     assert row["primary_centre_of_timing"] == pytest.approx(182, rel=1e-14)
+    name = "primary_standard_deviation_of_timing"
+    assert row[name] == pytest.approx(math.sqrt((365**2 - 1) / 12), rel=1e-13)
+    tide = [1.5 if 120 <= i < 304 else -1.0 for i in range(395)]
+    assert daily(dt.date(2022, 9, 1), tide, forecast)[name] is None  # it flows in no one direction
     centre = (sum(range(182)) + 3 * sum(range(182, 365))) / (182 + 3 * 183)
     assert row["secondary_centre_of_timing"] == pytest.approx(centre, rel=1e-14)
     assert daily(dt.date(2022, 9, 1), [5.0] * 300, [5.0] * 300)["primary_centre_of_timing"] is None
@@ -251,7 +256,7 @@ def test_pairs_with_a_missing_value_are_dropped(missing: float | None) -> None:
 #: Undefined in any series of a few hours.
 LONG = {
     f"{side}_{name}" for side in ("primary", "secondary")
-    for name in ("centre_of_timing", "baseflow_index")
+    for name in ("centre_of_timing", "standard_deviation_of_timing", "baseflow_index")
 }  # fmt: skip
 #: What divides by the mean of the observations, and by their deviation; what needs both to vary.
 BY_MEAN = {
@@ -422,8 +427,18 @@ def test_units_must_match() -> None:
 def test_two_primary_configurations_are_refused() -> None:
     other = pa.array(["usgs_observations", "lake_observations"])
     primary = series([1, 2], GAUGE, configuration_name=other)
-    with pytest.raises(InvalidInput, match="filter it to one"):
-        metrics.evaluate(primary, series([1, 2], REACH), CROSSWALK)
+    tables = primary, series([1, 2], REACH), CROSSWALK
+    with pytest.raises(InvalidInput, match="choose one by primary_configuration"):
+        metrics.evaluate(*tables)
+    name: Any = {"primary_configuration": "lake_observations"}
+    assert metrics.evaluate(*tables, **name)["count"].to_pylist() == [1]
+    assert metrics.joined(*tables, **name)["primary_value"].to_pylist() == [2.0]
+    assert set(metrics.flow_duration(*tables, **name)["primary_value"].to_pylist()) == {2.0}
+    plain = series([1, 2], GAUGE)
+    if "configuration_name" in plain.column_names:
+        plain = plain.drop_columns("configuration_name")
+    with pytest.raises(InvalidInput, match="primary lacks configuration_name"):
+        metrics.evaluate(plain, *tables[1:], **name)
 
 
 def test_mistakes_are_named() -> None:

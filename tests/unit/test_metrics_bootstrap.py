@@ -250,3 +250,155 @@ def test_too_short_is_no_interval() -> None:
 def test_what_makes_no_sense_is_said(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
         Bootstrap(**wrong)
+
+
+def ensemble(times: int, members: int, seed: int) -> tuple[pa.Table, pa.Table]:
+    """Observations, and ensembles of which half the members forecast the observed value."""
+    generator = np.random.default_rng(seed)
+    observed = generator.gamma(2, 10, times).round()
+    drawn = generator.gamma(2, 10, (times, members)).round()
+    drawn[:, : members // 2] = observed[:, None]
+    names = pa.array([str(i) for i in range(members)] * times, pa.string())
+    issued = pa.array([START] * times * members, pa.timestamp("us", "UTC"))
+    secondary = series(
+        drawn.ravel(), "reach", repeat=members, member=names, reference_time=issued
+    )  # fmt: skip
+    return series(observed, "gauge"), secondary
+
+
+CURVES: dict[str, tuple[Any, list[str], list[str]]] = {
+    "roc": (
+        lambda *a, **o: metrics.roc(*a, thresholds={"high": 20.0}, **o),
+        ["probability"], ["probability_of_detection", "probability_of_false_detection"],
+    ),
+    "reliability": (
+        lambda *a, **o: metrics.reliability(*a, thresholds={"high": 20.0}, **o),
+        ["probability"], ["observed_frequency"],
+    ),
+    "rank_histogram": (metrics.rank_histogram, ["members", "rank"], ["frequency"]),
+    "flow_duration": (
+        metrics.flow_duration, ["exceedance"], ["primary_value", "secondary_value"]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_curves_of_the_drawn_series_by_themselves(name: str) -> None:
+    """The bounds are the quantiles of the curves of the drawn series, each computed alone."""
+    curve, along, judged = CURVES[name]
+    primary, secondary = ensemble(30, 5, seed=6)
+    how = Bootstrap("stationary", replicates=20, block=2, seed=3)
+    found = curve(primary, secondary, CROSSWALK, bootstrap=how).to_pandas()
+    plain = curve(primary, secondary, CROSSWALK).to_pandas()
+    assert found[plain.columns].equals(plain)
+
+    pairs = metrics.joined(primary, secondary, CROSSWALK).sort_by(
+        [(column, "ascending") for column in bootstrap.IN_TIME]
+    )
+    key = {c: plain[c].iloc[0] for c in ("primary_location_id", "configuration_name")}
+    key |= {"threshold": "high"} if "threshold" in plain else {}
+    key |= {"lead_time_bin": None, "variable_name": "streamflow_daily_mean", "unit_name": "m^3/s"}
+    columns = ["value_time", "primary_value", "secondary_value", "member"]
+    (drawn,) = bootstrap._samples(how, pairs, columns, bootstrap._generator(3, key))
+    alone: dict[tuple[Any, ...], list[Any]] = {}
+    for replicate in range(20):
+        rows = drawn.filter(pc.field("replicate") == replicate)
+        sides = [
+            rows.rename_columns({f"{side}_value": "value"})
+            .append_column("location_id", pa.array([place] * len(rows), pa.string()))
+            .append_column("unit_name", pa.array(["m^3/s"] * len(rows), pa.string()))
+            .append_column("variable_name", pa.array([key["variable_name"]] * len(rows)))
+            .append_column("configuration_name", pa.array([key["configuration_name"]] * len(rows)))
+            .append_column("reference_time", pa.array([START] * len(rows), rows["value_time"].type))
+            for side, place in (("primary", "gauge"), ("secondary", "reach"))
+        ]
+        once = sides[0].filter(pc.field("member") == "0")
+        of = curve(once.drop_columns("configuration_name"), sides[1], CROSSWALK).to_pandas()
+        if name == "roc":  # a level that was not forecast warns as the next one above it
+            of = of.fillna({"probability": 2.0}).set_index("probability").sort_index()
+            of = of.reindex(plain["probability"].fillna(2.0), method="bfill").reset_index()
+        for _, row in of.iterrows():
+            place = tuple(row[along])
+            alone.setdefault(place, []).append(row[judged].astype(float))
+    for _, row in found.iterrows():
+        values = alone[tuple(row[along].fillna(2.0))]
+        for column in judged:
+            each = [value[column] for value in values if not np.isnan(value[column])]
+            for quantile, bound in zip(how.quantiles, how.columns(column), strict=True):
+                assert row[bound] == pytest.approx(np.quantile(each, quantile)), (column, row)
+
+
+def test_bins_of_a_reliability_diagram_keep_their_bounds() -> None:
+    primary, secondary = ensemble(60, 10, seed=7)
+    found = metrics.reliability(
+        primary, secondary, CROSSWALK, bins=4, thresholds={"high": 20.0},
+        bootstrap=Bootstrap(replicates=60, block=1),
+    ).to_pylist()  # fmt: skip
+    assert len(found) == 4
+    for row in found:
+        low, high = row["observed_frequency_p5"], row["observed_frequency_p95"]
+        assert low <= row["observed_frequency"] <= high
+    assert any(row["observed_frequency_p5"] < row["observed_frequency_p95"] for row in found)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_forecast_and_its_reference_are_drawn_together(method: Any) -> None:
+    """Half the error of the reference at each time: half, whichever times are drawn."""
+    generator = np.random.default_rng(8)
+    observed, wrong = generator.gamma(2, 10, 800), generator.normal(0, 4, 800)
+    issued = pa.array([START] * 800, pa.timestamp("us", "UTC"))
+    both = [
+        series(observed + share * wrong, "reach", reference_time=issued,
+               configuration_name=pa.array([name] * 800, pa.string()))
+        for name, share in (("ours", 0.5), ("theirs", 1.0))
+    ]  # fmt: skip
+    how = Bootstrap(method, replicates=60, seed=2)
+    (row,) = metrics.skill(
+        series(observed, "gauge"), pa.concat_tables(both), CROSSWALK,
+        ["mean_absolute_error", "rmse"], reference="theirs", bootstrap=how,
+    ).to_pylist()  # fmt: skip
+    for name in ("mean_absolute_error", "rmse"):
+        assert row[f"{name}_p5"] < row[f"{name}_p95"]
+        assert row[f"{name}_reference_p5"] < row[f"{name}_reference_p95"]
+        for bound in how.columns(f"{name}_skill"):
+            assert row[bound] == pytest.approx(0.5, abs=1e-12)
+    ours = pa.concat_tables(both).filter(pc.field("configuration_name") == "ours")
+    (alone,) = metrics.evaluate(
+        series(observed, "gauge"), ours, CROSSWALK, ["rmse"], bootstrap=how
+    ).to_pylist()
+    if method == "gumboot":  # the others draw by the longer block of the two
+        assert {name: row[name] for name in how.columns("rmse")} == pytest.approx(
+            {name: alone[name] for name in how.columns("rmse")}
+        )
+
+
+def test_skill_of_independent_errors_by_theory() -> None:
+    """Of 1 - a/b for means of n independent errors, by the delta method."""
+    generator = np.random.default_rng(9)
+    ours, theirs = np.abs(generator.normal(0, 1, (2, 3000))) * [[1.0], [2.0]]
+    issued = pa.array([START] * 3000, pa.timestamp("us", "UTC"))
+    both = [
+        series(10 + error, "reach", reference_time=issued,
+               configuration_name=pa.array([name] * 3000, pa.string()))
+        for name, error in (("ours", ours), ("theirs", theirs))
+    ]  # fmt: skip
+    (row,) = metrics.skill(
+        series(np.full(3000, 10.0), "gauge"), pa.concat_tables(both), CROSSWALK,
+        ["mean_absolute_error"], reference="theirs",
+        bootstrap=Bootstrap(replicates=1000, block=1, quantiles=(0.16, 0.84)),
+    ).to_pylist()  # fmt: skip
+    ratio = ours.mean() / theirs.mean()
+    expected = ratio * np.sqrt(
+        (ours.var() / ours.mean() ** 2 + theirs.var() / theirs.mean() ** 2) / 3000
+    )
+    name = "mean_absolute_error_skill"
+    assert row[name] == pytest.approx(1 - ratio)
+    assert (row[f"{name}_p84"] - row[f"{name}_p16"]) / 2 == pytest.approx(expected, rel=0.1)
+
+
+def test_a_group_that_is_too_small_has_no_curve() -> None:
+    primary, secondary = ensemble(30, 5, seed=6)
+    assert len(metrics.flow_duration(primary, secondary, CROSSWALK, minimum=150)) == 15
+    for how in (None, Bootstrap(replicates=3, block=1)):
+        options: Any = {"minimum": 151, "bootstrap": how}
+        assert len(metrics.flow_duration(primary, secondary, CROSSWALK, **options)) == 0

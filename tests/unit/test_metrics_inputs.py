@@ -16,9 +16,9 @@ import xarray as xr
 
 from thalweg import database, metrics, warehouse
 from thalweg.errors import InvalidInput, NotFound
-from thalweg.metrics import inputs, scale
+from thalweg.metrics import evaluation, inputs, scale
 from thalweg.metrics.bootstrap import Sampled
-from thalweg.metrics.question import asked
+from thalweg.metrics.question import Question, asked
 from thalweg.settings import Settings
 
 NAMES = ["kge", "rmse", "spearman_r", "nse_log"]
@@ -81,7 +81,7 @@ def test_xarray(gauges: Series) -> None:
     assert row == same
 
 
-def test_tables_by_name(store: Settings, gauges: Series) -> None:
+def test_tables_by_name(store: Settings, gauges: Series, monkeypatch: pytest.MonkeyPatch) -> None:
     database.migrate()
     warehouse.migrate()
     for name, table in zip(TABLES, gauges, strict=True):
@@ -99,6 +99,55 @@ def test_tables_by_name(store: Settings, gauges: Series) -> None:
     assert mixed["count"].equals(found["count"])
     pairs = metrics.joined()
     assert len(pairs) == sum(expected["count"].to_pylist())
+    # What a condition leaves out is not read, and nothing else is different for it.
+    pieces: list[tuple[int, int]] = []
+    read = inputs.Part.read
+
+    def counted(part: inputs.Part) -> Any:
+        tables = read(part)
+        pieces.append((len(tables[0]), len(tables[1])))
+        return tables
+
+    monkeypatch.setattr(inputs.Part, "read", counted)
+    first, second = sorted(expected["primary_location_id"].to_pylist())
+    begin, end = (dt.datetime(2006, 1, day, tzinfo=dt.UTC) for day in (10, 12))
+    for where, parameters, options, share in (
+        ("primary_location_id = ?", [first], {}, (0.5, 0.5)),
+        ("Primary_Location_ID IN ($a, 'x') -- one", {"a": first}, {}, (0.5, 0.5)),
+        (f"primary_location_id = '{first}' OR primary_location_id = '{second}'", [], {}, (1, 1)),
+        ("value_time >= '2006-01-10' AND (value_time < ?)", [end], {}, (2 / 31, 2 / 31)),
+        ("value_time BETWEEN ? AND ? AND primary_value > 1", [begin, end], {}, (2 / 31, 2 / 31)),
+        ("value_time >= ? AND primary_location_id = ?", [begin, first], {}, (22 / 31, 22 / 31)),
+        ("value_time < ?", [end], {"thresholds": {"high": "90%"}}, (1, 11 / 31)),
+        ("configuration_name = 'nothing'", [], {}, (1, 0)),
+        ("configuration_name NOT IN ('nothing')", [], {}, (1, 1)),
+        ("value_time > '2006-01-10' OR true", [], {}, (1, 1)),
+        ("NOT (value_time > '2006-01-10')", [], {}, (1, 1)),
+        ("season = 'DJF' AND '2006-01-10' < value_time", [], {}, (1, 1)),
+    ):
+        given: Any = {"where": where, "parameters": parameters, **options}
+        pieces.clear()
+        table = metrics.evaluate(metrics=NAMES, **given)
+        read_now = [sum(each) for each in zip(*pieces, strict=True)]
+        if "primary_location_id = " in where and "OR" not in where and len(parameters) == 2:
+            share = (share[0] / 2, share[1] / 2)
+        for count, part, whole in zip(read_now, share, gauges[:2], strict=True):
+            assert count == pytest.approx(part * len(whole), abs=4), where
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluation, "narrowed", lambda _, *frames: frames[:3])
+            assert metrics.evaluate(metrics=NAMES, **given).equals(table), where
+
+    lake = gauges[0].drop("reference_time")
+    lake = lake.set_column(
+        lake.column_names.index("configuration_name"),
+        "configuration_name",
+        pa.array(["lake_observations"] * len(lake)),
+    )
+    (usgs,) = gauges[0]["configuration_name"].unique().to_pylist()
+    warehouse.write("primary_timeseries", lake)
+    with pytest.raises(InvalidInput, match=f"lake_observations, {usgs}.*primary_configuration"):
+        metrics.evaluate(metrics=NAMES)
+    assert metrics.evaluate(metrics=NAMES, primary_configuration=usgs).equals(found)
     with pytest.raises(NotFound, match="did you mean 'primary_timeseries'"):
         metrics.evaluate("primary_timeserie")
 
@@ -115,7 +164,7 @@ def test_pieces_give_the_same_as_the_whole(gauges: Series, monkeypatch: pytest.M
     assert metrics.evaluate(*gauges, names, **options).equals(whole)
     assert scale.run(len, ["a", "bb"]) == [1, 2]
     # What a worker elsewhere is sent, and what it sends back.
-    question = Sampled(names=("kge",), bootstrap=how, **asked(["primary_location_id"]))
+    question = Sampled(Question(names=("kge",), **asked(["primary_location_id"])), how)
     there = pickle.loads(pickle.dumps(question.answer))  # noqa: S301 - our own
     assert there(pieces[0]).equals(question.answer(pieces[0]))
 

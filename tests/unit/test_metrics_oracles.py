@@ -73,15 +73,25 @@ def slope(x: Array, t: pd.DatetimeIndex) -> float:
     return float((np.log(high) - np.log(low)) / (0.66 - 0.33))
 
 
-def centre_of_timing(x: Array, t: pd.DatetimeIndex) -> float:
-    centres = []
+def of_water_years(
+    x: Array, t: pd.DatetimeIndex, of_year: Callable[[Array, Array], float]
+) -> float:
+    """The mean of the years that have a value in each month, of their values and days."""
+    found = []
     for year in range(t[0].year, t[-1].year + 2):
         begin, end = pd.Timestamp(year - 1, 10, 1), pd.Timestamp(year, 10, 1)
         inside = (t >= begin) & (t < end)
         if t[inside].month.nunique() == 12 and x[inside].sum() > 0:
-            days = ((t[inside] - begin) / DAY).to_numpy()
-            centres.append((days * x[inside]).sum() / x[inside].sum())
-    return float(np.mean(centres)) if centres else math.nan
+            found.append(of_year(x[inside], ((t[inside] - begin) / DAY).to_numpy()))
+    return float(np.mean(found)) if found else math.nan
+
+
+def centre(x: Array, days: Array) -> float:
+    return float(np.average(days, weights=x))
+
+
+def spread(x: Array, days: Array) -> float:
+    return math.sqrt(np.average((days - centre(x, days)) ** 2, weights=x))
 
 
 def baseflow_index(x: Array, t: pd.DatetimeIndex) -> float:
@@ -113,7 +123,8 @@ SIGNATURES: dict[str, Callable[[Array, pd.DatetimeIndex], float]] = {
     "variance": lambda x, t: x.var(),
     "max_value_time": seconds,
     "flow_duration_curve_slope": slope,
-    "centre_of_timing": centre_of_timing,
+    "centre_of_timing": lambda x, t: of_water_years(x, t, centre),
+    "standard_deviation_of_timing": lambda x, t: of_water_years(x, t, spread),
     "baseflow_index": baseflow_index,
 }
 ORACLES: dict[str, Oracle] = {

@@ -166,7 +166,11 @@ def test_other_bins_and_more_metrics() -> None:
     check(["kge", "rmse", "relative_median"])
     done = metrics.update(["kge"], 6)
     assert (done.places, done.months) == (2, 2)
-    check(["kge"], 6)
+    check(["kge", "rmse", "relative_median"], 6)  # those of before are not left behind
+    observe([400.0] * 5, "usgs-2")
+    metrics.update(["rmse"], 6)
+    check(["kge", "rmse", "relative_median"], 6)
+    assert str(metrics.update(["kge"], 6)) == str(metrics.update(lead_time_bin=6, metrics=["rmse"]))
 
 
 def test_months_of_many_rows_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:

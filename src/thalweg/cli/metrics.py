@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -98,6 +99,17 @@ def evaluate(
         Literal["log", "sqrt", "inverse"] | None,
         typer.Option(help="What is done to both values of a pair before they are compared."),
     ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Also the skill against it: persistence, climatology or another configuration.",
+        ),
+    ] = None,
+    primary_configuration: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The observations to compare with, of several."),
+    ] = None,
     minimum: Annotated[
         int, typer.Option(min=1, help="A group of fewer pairs has no metric.")
     ] = 1,
@@ -129,28 +141,33 @@ def evaluate(
 
         thalweg evaluate -m probability_of_detection -t flood=120 -t high=90%
 
+        thalweg evaluate -m crps_ensemble --reference climatology
+
         thalweg evaluate -m kge --bootstrap gumboot --replicates 500 --seed 1 --csv
     """
     from pyarrow import csv as arrow_csv
     from pyiceberg.expressions import In
 
     from thalweg import metrics, warehouse
+    from thalweg.metrics.question import named
 
     settings = local_settings(data_dir)
     how = bootstrap and metrics.Bootstrap(bootstrap, replicates, block, seed)
     condition, parameters = _condition(where, configuration)
-    names = tuple(metric or metrics.DEFAULT)
+    names = named(metric or metrics.DEFAULT)
+    against: Any = partial(metrics.skill, reference=reference) if reference else metrics.evaluate
     keys = tuple(by or DEFAULT)
     with working("Reading and counting"):
         links: Any = "location_crosswalks"
         if location:
             chosen = In("primary_location_id", location)  # type: ignore[call-arg, arg-type]
             links = warehouse.read(links, where=chosen, settings=settings)
-        found = metrics.evaluate(
+        found = against(
             crosswalk=links, metrics=names, by=keys, lead_time_bin=lead_time_bin, where=condition,
             parameters=parameters, thresholds=pairs(threshold) or None,
             attributes=None if _are_known(keys) else "location_attributes",
-            transform=transform, minimum=minimum, bootstrap=how or None, settings=settings,
+            transform=transform, minimum=minimum, bootstrap=how or None,
+            primary_configuration=primary_configuration, settings=settings,
         )  # fmt: skip
     if csv:
         arrow_csv.write_csv(found, sys.stdout.buffer)
@@ -162,7 +179,9 @@ def evaluate(
             ' "select distinct configuration_name, location_id from secondary_timeseries"'
         )
     else:
-        _print(found, tuple(dict.fromkeys(names)), how or None)
+        columns = [c for c in found.column_names if c.removesuffix("_reference") in names
+                   or c.removesuffix("_skill") in names]  # fmt: skip
+        _print(found, columns, how or None)
         if len(found) > SHOWN:
             typer.echo(f"{SHOWN} of {len(found):,} rows; --csv or --json prints all")
         typer.echo(f"What it means: thalweg metrics {names[0]}; all digits: --csv or --json")
@@ -185,7 +204,9 @@ def explain(
         thalweg metrics kge
     """
     from thalweg.metrics import METRICS
+    from thalweg.metrics.table import TEEHR
 
+    name = TEEHR.get(name or "", name)
     if name is not None and name not in METRICS:
         raise NotFound(f"unknown metric {name!r}{nearest(name, METRICS)}")
     chosen = [m for m in METRICS.values() if name in (None, m.name) and kind in (None, m.kind)]
@@ -248,11 +269,9 @@ def _are_known(by: Iterable[str]) -> bool:
     return {*by} <= {*COLUMNS, *FIELDS, *OF_THRESHOLDS}
 
 
-def _print(found: pa.Table, names: tuple[str, ...], how: Bootstrap | None) -> None:
+def _print(found: pa.Table, names: Sequence[str], how: Bootstrap | None) -> None:
     """Metrics beside each other if the screen is wide enough, else below each other."""
     from rich.console import Console
-
-    from thalweg.metrics import METRICS
 
     keys, alike = _keys(found)
     bounds = {name: how.columns(name) if how else [] for name in names}
@@ -275,11 +294,19 @@ def _print(found: pa.Table, names: tuple[str, ...], how: Bootstrap | None) -> No
         > Console().width
     ):
         head = [*keys, "count", "metric", "value", *([interval] if how else []), "in"]
-        table = [[*start(row), name, *of(row, name), METRICS[name].unit(row["unit_name"])]
+        table = [[*start(row), name, *of(row, name), _unit(name, row["unit_name"])]
                  for row in rows for name in names]  # fmt: skip
     if alike:
         typer.echo(", ".join(f"{key} {value}" for key, value in alike.items()))
     print_table(head, table)
+
+
+def _unit(column: str, unit: str) -> str:
+    """The unit of a metric, of that of a reference, or of a skill."""
+    from thalweg.metrics import METRICS
+
+    metric = METRICS.get(column.removesuffix("_reference"))
+    return metric.unit(unit) if metric else "1"
 
 
 def _keys(found: pa.Table) -> tuple[list[str], dict[str, str]]:

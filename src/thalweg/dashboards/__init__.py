@@ -12,6 +12,8 @@ from thalweg.dashboards.figures import (
     hydrograph,
     lead_time_label,
     lead_time_table,
+    metric_choices,
+    metric_said,
     skill_map,
 )
 from thalweg.dashboards.page import Card, Choices, flow, page, text
@@ -30,6 +32,8 @@ __all__ = [
     "issued_in",
     "lead_time_label",
     "lead_time_table",
+    "metric_choices",
+    "metric_said",
     "page",
     "publish",
     "published",

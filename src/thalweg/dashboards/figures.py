@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -27,6 +27,7 @@ from bokeh.plotting import figure
 
 from thalweg.dashboards.data import ALL_LEAD_TIMES
 from thalweg.metrics import METRICS, Metric
+from thalweg.metrics.entry import KINDS
 
 __all__ = [
     "axis_title",
@@ -35,6 +36,8 @@ __all__ = [
     "hydrograph",
     "lead_time_label",
     "lead_time_table",
+    "metric_choices",
+    "metric_said",
     "skill_map",
 ]
 
@@ -44,6 +47,27 @@ WATER, LAND, SHORE, RIVER, BORDER = "#dbe7ee", "#f7f5f0", "#b9c6cc", "#a5c4d9", 
 NUMBER = NumberFormatter(format="0.000", text_align="right", nan_format="undefined")
 MOST = 0.8  # a few gauges with hardly any water would else take the whole scale
 FEW_ISSUES = 6  # that many forecasts are named in the legend one by one
+
+
+def metric_choices(names: Collection[str]) -> dict[str, dict[str, str]]:
+    """The metrics of these names, title → name, by their kind."""
+    found: dict[str, dict[str, str]] = {}
+    for name, metric in METRICS.items():
+        if name in names:
+            found.setdefault(KINDS[metric.kind], {})[metric.title] = name
+    return found
+
+
+def metric_said(metric: Metric, unit: str) -> str:
+    """Range, unit and perfect value of a metric in words.
+
+    >>> metric_said(METRICS["rmse"], "m^3/s"), metric_said(METRICS["kge"], "m^3/s")
+    ('From 0 to ∞ m³/s; perfect: 0.', 'From -∞ to 1; perfect: 1.')
+    """
+    low, high = (f"{end:.3g}".replace("inf", "∞") for end in metric.range)
+    inside = axis_title("", metric.unit(unit)).replace(",", "")
+    perfect = "" if metric.perfect is None else f"; perfect: {metric.perfect:g}"
+    return f"From {low} to {high}{inside}{perfect}."
 
 
 def skill_map(gauges: pd.DataFrame, metric: Metric) -> tuple[Any, ColumnDataSource]:

@@ -132,9 +132,17 @@ class Choices:
         A list with a single option is not shown.
         """
         values = list(options.values() if isinstance(options, dict) else options)
+        return self._offer(name, values, options=options)
+
+    def offer_grouped(self, name: str, groups: dict[str, dict[str, str]]) -> str:
+        """The same, of options under a heading each (heading → words → value)."""
+        values = [value for options in groups.values() for value in options.values()]
+        return self._offer(name, values, groups=groups)
+
+    def _offer(self, name: str, values: list[str], **offered: Any) -> str:
         wanted = self._wanted.pop(name, self.lists[name].value)
         value: str | None = wanted if wanted in values else next(iter(values), None)
-        self.lists[name].param.update(options=options, value=value, visible=len(values) > 1)
+        self.lists[name].param.update(**offered, value=value, visible=len(values) > 1)
         return value or ""
 
     def choose(self, name: str, value: str) -> None:

@@ -6,19 +6,20 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from thalweg.errors import InvalidInput, nearest
 from thalweg.metrics.inputs import Part
 from thalweg.metrics.pairs import quoted
-from thalweg.metrics.question import Question, by_name, groups
+from thalweg.metrics.question import Question, by_name
 
-__all__ = ["Bootstrap", "Sampled", "block_length"]
+__all__ = ["IN_TIME", "Bootstrap", "Sampled", "block_length", "bounded"]
 
 Method = Literal["circular", "stationary", "gumboot"]
 Whole: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
@@ -29,6 +30,8 @@ Draw: TypeAlias = Callable[[int], tuple[Whole, Whole, Whole]]
 PAIRS = 2_000_000
 #: Pairs in order of time, those of the same time in an order that is always the same.
 IN_TIME = ("value_time", "reference_time", "secondary_location_id", "member")
+#: Columns that number the groups, and tell their rows apart: as no attribute is called.
+GROUP, ROW = "#", "@"
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,9 @@ class Bootstrap:
     """How series are drawn out of the series of a group, and what is told of their metrics.
 
     What is drawn are times, each with all its pairs: the members of an ensemble stay together, and
-    so do locations that are pooled. Drawn times follow one another as the times of the series did.
-    A percentile threshold and the epsilon of a transform stay those of the whole series.
+    so do locations that are pooled, and a forecast and its reference. Drawn times follow one
+    another as the times of the series did. A percentile threshold and the epsilon of a transform
+    stay those of the whole series.
 
     Parameters
     ----------
@@ -50,7 +54,8 @@ class Bootstrap:
         How many series are drawn.
     block
         Length of a block as a number of times of the series; 1 draws each time by itself. By
-        default what suits the autocorrelation of the errors (`block_length`).
+        default what suits the autocorrelation of the errors (`block_length`), of a skill those of
+        the forecast or of the reference, whichever is longer.
     seed
         Makes it repeatable. The draws of a group follow from it and the group's own keys, whichever
         other groups there are.
@@ -101,74 +106,132 @@ class Bootstrap:
 
 
 @dataclass(frozen=True)
-class Sampled(Question):
+class Sampled:
     """A question of which the answer says how uncertain it is."""
 
+    question: Question
     bootstrap: Bootstrap
 
+    @property
+    def by(self) -> tuple[str, ...]:
+        return self.question.by
+
+    @property
+    def order(self) -> list[str]:
+        return self.question.order
+
     def answer(self, part: Part) -> pa.Table:
-        """The metrics of the groups in a part of the series, each followed by its quantiles."""
-        order = ", ".join(by_name(key) for key in self.order)
-        with self.opened(part) as connection:
+        """The answer from a part of the series, what is judged followed by its quantiles."""
+        asked = replace(self.question, minimum=1)
+        with self.question.opened(part) as connection:
             connection.execute(
-                f"CREATE TEMP TABLE all_pairs AS {self.chosen}", self.parameters or None
+                f"CREATE TEMP TABLE all_pairs AS {asked.chosen(*IN_TIME)}", asked.parameters or None
             )
-            found = connection.sql(
-                f"{self.grouped} ORDER BY {', '.join(quoted(key) for key in self.order)}"
-            ).to_arrow_table()
-            # The pairs of the groups, one group after the other in the same order, each in time.
-            rows = connection.sql(
-                f"{self.binned} ORDER BY {order}, {', '.join(IN_TIME)}"
-            ).to_arrow_table()
-            bounds, first = [], 0
-            for key in found.select([*self.order, "count"]).to_pylist():
-                count = key.pop("count")
-                mine = rows.slice(first, count)
-                bounds.append(self.bounds(connection, mine, key) if count >= self.minimum else {})
-                first += count
-        columns = {name: found[name] for name in [*self.order, "count"]}
-        for name in self.names:
-            columns[name] = found[name]
-            for i, column in enumerate(self.bootstrap.columns(name)):
-                each = [of[name][i] if name in of else None for of in bounds]
-                columns[column] = pa.array(each, pa.float64())
-        return pa.table(columns)
+            found = connection.sql(self.question.grouped).to_arrow_table()
 
-    @property
-    def columns(self) -> list[str]:
-        return list(dict.fromkeys([*super().columns, *IN_TIME]))
+            def again(number: int) -> str:
+                rows = f'(FROM answers WHERE "{GROUP}" = {number})'
+                return (
+                    f"WITH all_pairs AS (FROM sample) FROM ({asked.group(['replicate'], [], rows)})"
+                )
 
-    @property
-    def binned(self) -> str:
-        """The SELECT of the pairs of all groups: of all lead times, and of each bin."""
-        if self.lead_time_bin is None:
-            return "SELECT *, NULL::BIGINT AS lead_time_bin FROM all_pairs"
-        return """
-            SELECT * REPLACE (NULL::BIGINT AS lead_time_bin) FROM all_pairs
-            UNION ALL SELECT * FROM all_pairs WHERE lead_time_bin IS NOT NULL
-        """
+            return bounded(connection, self.question, self.bootstrap, found, again)
 
-    def bounds(
-        self, connection: duckdb.DuckDBPyConnection, rows: pa.Table, key: Mapping[str, Any]
-    ) -> dict[str, list[float]]:
-        """The quantiles of each metric over the series drawn out of the pairs of a group."""
-        query = f"""
-            WITH all_pairs AS (FROM sample)
-            SELECT {", ".join(self.names)} FROM ({groups(["replicate"], [], self.names)})
-        """  # noqa: S608 - names of our own table, checked before
-        found: dict[str, list[Numbers]] = {name: [] for name in self.names}
-        generator = _generator(self.bootstrap.seed, key)
-        for sample in _samples(self.bootstrap, rows, super().columns, generator):
+
+def bounded(
+    connection: duckdb.DuckDBPyConnection,
+    question: Question,
+    bootstrap: Bootstrap,
+    found: pa.Table,
+    again: Callable[[int], str],
+    judged: Sequence[str] = (),
+    side: str | None = None,
+) -> pa.Table:
+    """An answer with the quantiles of what is judged in it.
+
+    Parameters
+    ----------
+    connection
+        With `all_pairs`, as `question.chosen(*IN_TIME)` gives them.
+    found
+        The answer: the keys of the question and columns.
+    again
+        SQL of the same columns for each `replicate` of `sample`, pairs drawn out of those of the
+        group of this number; `answers` has the rows of `found` with their group's.
+    judged
+        The columns that have quantiles, where they have a value; by default the question's.
+    side
+        A column of `all_pairs` that says which of two forecasts a pair is of: they are drawn
+        together.
+    """
+    keys, judged = question.group_keys, judged or question.judged
+    binned = _binned(question)
+    by = ", ".join(by_name(key) for key in keys)
+    connection.register("found", found)
+    connection.execute(f"""
+        CREATE TEMP TABLE groups AS SELECT {by}, count(*) AS pairs,
+            row_number() OVER (ORDER BY {by}) AS "{GROUP}"
+        FROM ({binned}) GROUP BY {by} ORDER BY {by};
+        CREATE TEMP TABLE answers AS SELECT f.*, {question.apart} AS "{ROW}", "{GROUP}"
+        FROM found f JOIN groups g
+            ON {" AND ".join(f"f.{quoted(k)} IS NOT DISTINCT FROM g.{by_name(k)}" for k in keys)}
+    """)  # noqa: S608 - names of our own, checked before
+    # The pairs of the groups, one group after the other in the same order, each in time.
+    rows = connection.sql(f"{binned} ORDER BY {by}, {', '.join(IN_TIME)}").to_arrow_table()
+    columns = [*question.columns, *([side] if side else [])]
+    nothing = rows.slice(0, 0).append_column("replicate", pa.array([], pa.int64()))
+    connection.register("sample", nothing)
+    bounds, first = [_quantiles(connection, question, bootstrap, again(0), judged, 0)], 0
+    for *values, count, number in connection.table("groups").fetchall():
+        mine = rows.slice(first, count)
+        first += count
+        if count < question.minimum:
+            continue
+        drawn, generator = [], _generator(bootstrap.seed, dict(zip(keys, values, strict=True)))
+        for sample in _samples(bootstrap, mine, columns, generator, side):
             connection.register("sample", sample)
-            answer = connection.sql(query).to_arrow_table()
-            for name in found:
-                found[name].append(answer[name].cast(pa.float64()).to_numpy())
-        defined = {name: _defined(values) for name, values in found.items()}
-        return {
-            name: np.quantile(values, self.bootstrap.quantiles).tolist()
-            for name, values in defined.items()
-            if len(values)
-        }
+            drawn.append(connection.sql(again(number)).to_arrow_table())
+        if drawn:
+            connection.register("drawn", pa.concat_tables(drawn))
+            bounds.append(_quantiles(connection, question, bootstrap, "FROM drawn", judged, number))
+    connection.register("bounds", pa.concat_tables(bounds))
+    shown = ", ".join(
+        f"f.{quoted(name)}{''.join(_bounds(bootstrap, name) if name in judged else ())}"
+        for name in found.column_names
+    )
+    return connection.sql(
+        f'SELECT {shown} FROM answers f LEFT JOIN bounds b ON b."{GROUP}" = f."{GROUP}"'  # noqa: S608
+        f' AND b."{ROW}" IS NOT DISTINCT FROM f."{ROW}"'
+    ).to_arrow_table()
+
+
+def _binned(question: Question) -> str:
+    """The SELECT of the pairs of all groups: of all lead times, and of each bin."""
+    if question.lead_time_bin is None:
+        return "SELECT *, NULL::BIGINT AS lead_time_bin FROM all_pairs"
+    return """
+        SELECT * REPLACE (NULL::BIGINT AS lead_time_bin) FROM all_pairs
+        UNION ALL SELECT * FROM all_pairs WHERE lead_time_bin IS NOT NULL
+    """
+
+
+def _quantiles(
+    connection: duckdb.DuckDBPyConnection, question: Question, bootstrap: Bootstrap, drawn: str,
+    judged: Sequence[str], number: int,
+) -> pa.Table:  # fmt: skip
+    """Of each row of a group, the quantiles over the series that were drawn."""
+    levels = [float(q) for q in bootstrap.quantiles]
+    each = ", ".join(f"quantile_cont({name}, {levels}) AS {name}" for name in judged)
+    return connection.sql(
+        f'SELECT {number} AS "{GROUP}", {question.apart} AS "{ROW}", {each} FROM ({drawn})'  # noqa: S608
+        f' GROUP BY "{ROW}"'
+    ).to_arrow_table()
+
+
+def _bounds(bootstrap: Bootstrap, name: str) -> Iterator[str]:
+    """The columns of the quantiles; none of what has no value itself."""
+    for i, column in enumerate(bootstrap.columns(name), 1):
+        yield f", CASE WHEN f.{name} IS NOT NULL THEN b.{name}[{i}] END AS {quoted(column)}"
 
 
 def block_length(errors: Numbers, method: Method = "circular") -> int:
@@ -211,7 +274,11 @@ def block_length(errors: Numbers, method: Method = "circular") -> int:
 
 
 def _samples(
-    bootstrap: Bootstrap, rows: pa.Table, columns: Sequence[str], generator: np.random.Generator
+    bootstrap: Bootstrap,
+    rows: pa.Table,
+    columns: Sequence[str],
+    generator: np.random.Generator,
+    side: str | None = None,
 ) -> Iterator[pa.Table]:
     """Columns of the pairs of many series, `replicate` saying of which; none out of too few."""
     every = rows["value_time"].cast(pa.int64()).to_numpy()
@@ -219,9 +286,10 @@ def _samples(
     if bootstrap.method == "gumboot":
         drawn = _water_years(times, generator)
     else:
-        errors = rows["secondary_value"].to_numpy() - rows["primary_value"].to_numpy()
-        means = np.add.reduceat(errors, first) / counts
-        drawn = _blocks(times, bootstrap, means, generator)
+        block = bootstrap.block or max(
+            block_length(_errors(each), bootstrap.method) for each in _sides(rows, side)
+        )
+        drawn = _blocks(times, bootstrap, block, generator)
     plain = rows.select([c for c in columns if c != "value_time"]).combine_chunks()
     done = 0
     at_once = max(1, PAIRS // len(rows))
@@ -241,12 +309,28 @@ def _samples(
         done += some
 
 
+def _sides(rows: pa.Table, side: str | None) -> list[pa.Table]:
+    """The pairs of each forecast by themselves."""
+    if side is None:
+        return [rows]
+    return [rows.filter(pc.field(side) == each) for each in rows[side].unique()]
+
+
+def _errors(rows: pa.Table) -> Numbers:
+    """The mean error of each time, in order of time."""
+    errors = rows["secondary_value"].to_numpy() - rows["primary_value"].to_numpy()
+    _, first, counts = np.unique(
+        rows["value_time"].cast(pa.int64()).to_numpy(), return_index=True, return_counts=True
+    )
+    means: Numbers = np.add.reduceat(errors, first) / counts
+    return means
+
+
 def _blocks(
-    times: Whole, bootstrap: Bootstrap, errors: Numbers, generator: np.random.Generator
+    times: Whole, bootstrap: Bootstrap, block: int, generator: np.random.Generator
 ) -> Draw | None:
     """Positions of times in blocks; the first drawn has the first time of the series, and so on."""
     n = len(times)
-    block = bootstrap.block or block_length(errors, bootstrap.method)
     if n < 2 * block:
         return None
     place = np.arange(n)
@@ -300,8 +384,3 @@ def _generator(seed: int, key: Mapping[str, Any]) -> np.random.Generator:
     text = json.dumps(key, default=str, sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     return np.random.default_rng([seed, int.from_bytes(digest, "big")])
-
-
-def _defined(values: list[Numbers]) -> Numbers:
-    found: Numbers = np.concatenate([*values, np.empty(0)])
-    return found[~np.isnan(found)]

@@ -1,6 +1,8 @@
 """What is a table and no number: ROC curve, reliability diagram, rank histogram, flow duration.
 
-Each takes the inputs and the groups of `evaluate`, and gives several rows a group.
+Each takes the inputs and the groups of `evaluate`, and gives several rows a group. With a bootstrap
+its rates, frequencies or flows are each followed by their quantiles, at the same probability, rank
+or exceedance.
 """
 
 from __future__ import annotations
@@ -12,7 +14,10 @@ from typing import Any, TypedDict, Unpack
 import pyarrow as pa
 
 from thalweg.errors import InvalidInput
+from thalweg.metrics import inputs
+from thalweg.metrics.bootstrap import Bootstrap, Sampled
 from thalweg.metrics.inputs import Frame
+from thalweg.metrics.narrowed import narrowed
 from thalweg.metrics.pairs import Thresholds, Transform
 from thalweg.metrics.question import Question, ask, asked, common, relations
 from thalweg.settings import Settings
@@ -33,6 +38,8 @@ class Options(TypedDict, total=False):
     attributes: Frame | None
     transform: Transform | str | None
     minimum: int
+    bootstrap: Bootstrap | None
+    primary_configuration: str | None
     cluster: Any
     settings: Settings | None
 
@@ -45,10 +52,21 @@ class Curve(Question):
     #: Columns that put the rows of a group in order, and the others.
     along: tuple[str, ...]
     beside: tuple[str, ...]
+    #: What tells the rows of a group apart in SQL, and the columns that a bootstrap judges.
+    row: str
+    uncertain: tuple[str, ...]
 
     @property
     def order(self) -> list[str]:
-        return [*super().order, *self.along]
+        return [*self.group_keys, *self.along]
+
+    @property
+    def judged(self) -> list[str]:
+        return list(self.uncertain)
+
+    @property
+    def apart(self) -> str:
+        return self.row
 
     @property
     def spoken(self) -> str:
@@ -58,9 +76,10 @@ class Curve(Question):
     def shown(self) -> list[str]:
         return list(self.beside)
 
-    def group(self, keys: Sequence[str], where: Sequence[str]) -> str:
-        parts = ", ".join(common(keys, where, relations(self.select)))
-        return f"WITH {parts} {self.select.format(keys=', '.join(keys))}"
+    def group(self, keys: Sequence[str], where: Sequence[str], rows: str = "") -> str:
+        parts = ", ".join(common(keys, where, relations(self.select), self.minimum))
+        rows = rows or "(SELECT NULL::DOUBLE AS probability)"
+        return f"WITH {parts} {self.select.format(keys=', '.join(keys), rows=rows)}"
 
 
 _ROC = """
@@ -69,8 +88,11 @@ _ROC = """
         sum(forecasts - events) OVER upwards / nullif(sum(forecasts - events) OVER whole, 0)
             AS probability_of_false_detection
     FROM (
-        SELECT {keys}, probability, forecasts, events FROM probabilities
-        UNION ALL SELECT DISTINCT {keys}, NULL, 0, 0 FROM probabilities
+        SELECT {keys}, probability, sum(forecasts) AS forecasts, sum(events) AS events FROM (
+            SELECT {keys}, probability, forecasts, events FROM probabilities
+            UNION ALL
+            SELECT DISTINCT {keys}, more.probability, 0, 0 FROM probabilities, {rows} more
+        ) GROUP BY ALL
     ) WINDOW whole AS (PARTITION BY {keys}),
         upwards AS (PARTITION BY {keys} ORDER BY probability DESC NULLS FIRST)
 """
@@ -110,8 +132,9 @@ def roc(
     """
     along = ("probability_of_false_detection", "probability_of_detection")
     curve = Curve(
-        names=(), select=_ROC, along=along, beside=("probability", "count"), **asked(by, **options)
-    )
+        names=(), select=_ROC, along=along, beside=("probability", "count"), row="probability",
+        uncertain=along, **asked(by, **options),
+    )  # fmt: skip
     return _drawn(curve, (primary, secondary, crosswalk), options)
 
 
@@ -160,7 +183,7 @@ def reliability(
     """  # noqa: S608
     curve = Curve(
         names=(), select=select, along=("probability",), beside=("observed_frequency", "count"),
-        **asked(by, **options),
+        row=of, uncertain=("observed_frequency",), **asked(by, **options),
     )  # fmt: skip
     return _drawn(curve, (primary, secondary, crosswalk), options)
 
@@ -231,7 +254,7 @@ def rank_histogram(
     """
     curve = Curve(
         names=(), select=_RANKS, along=("members", "rank"), beside=("count", "frequency"),
-        **asked(by, **options),
+        row="row(members, rank)", uncertain=("frequency",), **asked(by, **options),
     )  # fmt: skip
     return _drawn(curve, (primary, secondary, crosswalk), options)
 
@@ -282,11 +305,18 @@ def flow_duration(
     """  # noqa: S608
     curve = Curve(
         names=(), select=select, along=("exceedance",),
-        beside=("primary_value", "secondary_value"), **asked(by, **options),
+        beside=("primary_value", "secondary_value"), row="exceedance",
+        uncertain=("primary_value", "secondary_value"), **asked(by, **options),
     )  # fmt: skip
     return _drawn(curve, (primary, secondary, crosswalk), options)
 
 
 def _drawn(curve: Curve, series: tuple[Frame, Frame, Frame], options: Options) -> pa.Table:
-    where = {name: options.get(name) for name in ("cluster", "settings")}
-    return ask(curve, *series, **where)  # type: ignore[arg-type]
+    curve.check()
+    bootstrap, settings = options.get("bootstrap"), options.get("settings")
+    primary = inputs.observations(series[0], options.get("primary_configuration"), settings)
+    series = narrowed(curve, primary, *series[1:], settings)
+    return ask(
+        Sampled(curve, bootstrap) if bootstrap else curve, *series,
+        cluster=options.get("cluster"), settings=settings,
+    )  # fmt: skip

@@ -5,9 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["INFINITY", "Metric", "Statistic"]
+__all__ = ["INFINITY", "KINDS", "Metric", "Statistic"]
 
 INFINITY = float("inf")
+#: The kinds of metrics, as readers see them.
+KINDS = {
+    "deterministic": "Of single values",
+    "categorical": "Of events",
+    "probabilistic": "Of ensembles",
+    "signature": "Signatures of a series",
+}
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from thalweg.errors import InvalidInput
 from thalweg.metrics import inputs, monthly, pairs
 from thalweg.metrics.bootstrap import Bootstrap, Sampled
 from thalweg.metrics.inputs import Frame
+from thalweg.metrics.narrowed import narrowed
 from thalweg.metrics.pairs import Thresholds, Transform
-from thalweg.metrics.question import Question, ask, asked, listed
+from thalweg.metrics.question import Question, ask, asked, named
 from thalweg.metrics.table import DEFAULT, METRICS
 from thalweg.settings import Settings
 
@@ -24,18 +25,22 @@ def joined(
     secondary: Frame = "secondary_timeseries",
     crosswalk: Frame = "location_crosswalks",
     settings: Settings | None = None,
+    primary_configuration: str | None = None,
 ) -> pa.Table:
     """Every secondary value beside the primary value of the same place and time.
 
     Parameters
     ----------
     primary
-        value_time, value, unit_name, location_id, variable_name; one configuration.
+        value_time, value, unit_name, location_id, variable_name; of one configuration, or with
+        configuration_name and several.
     secondary
         The same, with reference_time, configuration_name and, for ensembles, member.
     crosswalk
         primary_location_id, secondary_location_id. Each is a name of a table of the warehouse, an
         Arrow table, a pandas or Polars frame, or an xarray dataset.
+    primary_configuration
+        The observations to compare with, where primary holds several configurations.
 
     Returns
     -------
@@ -48,9 +53,10 @@ def joined(
     Raises
     ------
     InvalidInput
-        A column is missing, the primary series come from several configurations, or a variable
-        has no unit in common on both sides.
+        A column is missing, the primary series come from several configurations and none is
+        chosen, or a variable has no unit in common on both sides.
     """
+    primary = inputs.observations(primary, primary_configuration, settings)
     (part,) = inputs.parts(primary, secondary, crosswalk, whole=True, settings=settings)
     with pairs.connect(*part.read()) as connection:
         return connection.sql(
@@ -74,6 +80,7 @@ def evaluate(
     transform: Transform | str | None = None,
     minimum: int = 1,
     bootstrap: Bootstrap | None = None,
+    primary_configuration: str | None = None,
     cluster: Any = None,
     settings: Settings | None = None,
 ) -> pa.Table:
@@ -85,7 +92,7 @@ def evaluate(
         With the columns that `joined` takes: names of tables of the warehouse, Arrow tables, pandas
         or Polars frames, xarray datasets.
     metrics
-        Names of `METRICS`.
+        Names of `METRICS`; one by which TEEHR calls a metric stands for ours.
     by
         What to group by: columns of the pairs (primary_location_id, secondary_location_id,
         configuration_name, member, reference_time, value_time), calculated `FIELDS`, with
@@ -95,7 +102,9 @@ def evaluate(
         Width in hours of lead-time bins; adds a row for each bin beside the row of all lead times.
     where
         A condition in SQL on the columns and fields of the pairs: `"season = 'JJA' AND
-        primary_value > ?"`. Values from outside belong in `parameters`.
+        primary_value > ?"`. Values from outside belong in `parameters`. What it says of
+        primary_location_id, configuration_name, value_time and reference_time, compared with
+        values and joined by AND, keeps rows of tables from being read.
     parameters
         Values of the `?` or `$name` of the condition.
     thresholds
@@ -112,6 +121,8 @@ def evaluate(
         A group of fewer pairs has its count and no metric.
     bootstrap
         How the uncertainty of the metrics is estimated; adds `<metric>_p5`, `_p50` and `_p95`.
+    primary_configuration
+        The observations to compare with, where primary holds several configurations.
     cluster
         Where to compute: a Dask cluster or client, or `thalweg.compute.ray()`; by default here, on
         all cores. Large tables are cut by month where the metrics are made of sums, else by primary
@@ -153,13 +164,13 @@ def evaluate(
         by, lead_time_bin=lead_time_bin, where=where, parameters=parameters, thresholds=thresholds,
         attributes=attributes, transform=transform, minimum=minimum, settings=settings,
     )  # fmt: skip
-    names = listed(metrics)
-    series = (primary, secondary, crosswalk)
-    if bootstrap is not None:
-        sampled = Sampled(names=names, bootstrap=bootstrap, **options)
-        return ask(sampled, *series, cluster=cluster, settings=settings)
-    question = Question(names=names, **options)
+    question = Question(names=named(metrics), **options)
     question.check()
+    primary = inputs.observations(primary, primary_configuration, settings)
+    series = narrowed(question, primary, secondary, crosswalk, settings)
+    if bootstrap is not None:
+        sampled = Sampled(question, bootstrap)
+        return ask(sampled, *series, cluster=cluster, settings=settings)
     large = inputs.large(*series, settings=settings)
     if large is not None and monthly.can_answer(question):
         return monthly.answer(question, large, cluster)

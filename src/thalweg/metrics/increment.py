@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-from pyiceberg.expressions import EqualTo
 
 from thalweg import warehouse
 from thalweg.errors import InvalidInput, NotFound, Unavailable
@@ -23,8 +22,8 @@ from thalweg.metrics import inputs, monthly, pairs
 from thalweg.metrics.evaluation import evaluate, to_long
 from thalweg.metrics.inputs import FORECAST, OBSERVED, Named, Part
 from thalweg.metrics.pairs import CROSSWALK
-from thalweg.metrics.question import Question, asked, listed
-from thalweg.metrics.table import DEFAULT
+from thalweg.metrics.question import Question, asked, listed, named
+from thalweg.metrics.table import DEFAULT, METRICS
 from thalweg.settings import Settings
 from thalweg.warehouse.access import definition
 
@@ -77,7 +76,8 @@ def update(
     Parameters
     ----------
     metrics
-        Names of `METRICS` that need no thresholds.
+        Names of `METRICS` that need no thresholds. Those of earlier updates are kept up to date
+        with them, so that no row of the table is older than another.
     lead_time_bin
         Width of the bins of lead time, hours.
     primary_configuration
@@ -97,12 +97,13 @@ def update(
     Unavailable
         The warehouse does not answer, or other updates were faster again and again.
     """
-    names = listed(metrics)
+    names = named(metrics)
     if not names:
         raise InvalidInput("metrics is empty: expected some, as 'kge'")
     Question(names=names, **asked(KEYS[:2], lead_time_bin=lead_time_bin)).check()
     terms = {"lead_time_bin": lead_time_bin, "primary_configuration": primary_configuration}
     before = warehouse.marked(KEPT, STATE, settings)
+    names = listed([*names, *(name for name in before.get("metrics", ()) if name in METRICS)])
     if before.get("terms") != terms:
         before = {"metrics": [], "at": {}}
     for _ in range(ATTEMPTS):
@@ -112,9 +113,8 @@ def update(
         now = {each.name: each.snapshot_id for each in (observed, forecast, crosswalk, kept, skill)}
         if (before["at"], before["metrics"]) == (now, sorted(names)):
             return Updated(0, 0, None)
-        if primary_configuration is not None:
-            observed = observed.only(EqualTo("configuration_name", primary_configuration))  # type: ignore[call-arg, arg-type]
-        series = Part(observed, forecast, crosswalk.read())
+        observations = inputs.observations(observed, primary_configuration, settings)
+        series = Part(observations, forecast, crosswalk.read())
         todo = _todo(before["at"], now, series, settings)
         if not set(names) <= set(before["metrics"]):
             todo.places.update(series.crosswalk[PLACE].to_pylist())

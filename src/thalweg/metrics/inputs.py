@@ -17,6 +17,7 @@ from pyiceberg.expressions import (
     AlwaysTrue,
     And,
     BooleanExpression,
+    EqualTo,
     GreaterThanOrEqual,
     In,
     LessThan,
@@ -32,8 +33,8 @@ from thalweg.warehouse.access import definition, state, table_at
 from thalweg.warehouse.access import table as iceberg_table
 
 __all__ = [
-    "Frame", "Named", "Part", "by_month", "everything", "large", "links_of", "of_places",
-    "parts", "sizes", "source", "tabled", "time_of", "within",
+    "Frame", "Named", "Part", "by_month", "everything", "large", "links_of", "observations",
+    "of_places", "parts", "sizes", "source", "tabled", "time_of", "within",
 ]  # fmt: skip
 
 #: A name of a warehouse table, or an Arrow table, pandas or Polars frame, xarray dataset.
@@ -285,6 +286,19 @@ def source(frame: Frame, columns: Sequence[str], settings: Settings | None) -> p
     known = [c for c in columns if c in definition(frame).columns]
     snapshot_id = snapshot.snapshot_id if snapshot else None
     return Named(frame, tuple(known), snapshot_id, settings)
+
+
+def observations(
+    primary: Frame, configuration: str | None, settings: Settings | None
+) -> pa.Table | Named:
+    """The primary series, of this configuration if one is named; of a table before it is read."""
+    found = source(primary, OBSERVED, settings)
+    if configuration is None:
+        return found
+    if isinstance(found, Named):
+        return found.only(EqualTo("configuration_name", configuration))  # type: ignore[call-arg, arg-type]
+    columns_of(found, ["configuration_name"], "primary")
+    return found.filter(pc.field("configuration_name").cast(pa.string()) == configuration)
 
 
 def _rows(source: pa.Table | Named) -> int:

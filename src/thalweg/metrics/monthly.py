@@ -152,7 +152,7 @@ def run(
 
 def _kept(question: Question, part: Part) -> pa.Table:
     keys = [by_name(key) for key in (*question.keys, "lead_time_bin")]
-    rows = question.chosen
+    rows = question.chosen()
     if question.lead_time_bin is None:
         rows = f"SELECT *, NULL::BIGINT AS lead_time_bin FROM ({rows})"  # noqa: S608
     sql = statistics(keys, rows, question.names)

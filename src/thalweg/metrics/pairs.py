@@ -342,7 +342,8 @@ def check_configuration(names: pa.ChunkedArray) -> str | None:
     found = sorted(str(name) for name in pc.unique(names).to_pylist() if name is not None)
     if len(found) > 1:
         raise InvalidInput(
-            f"primary holds {len(found)} configurations ({', '.join(found)}): filter it to one"
+            f"primary holds {len(found)} configurations ({', '.join(found)}): choose one by "
+            f"primary_configuration"
         )
     return found[0] if found else None
 

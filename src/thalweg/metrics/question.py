@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 import pyarrow as pa
@@ -17,7 +17,7 @@ from thalweg.metrics.entry import Statistic
 from thalweg.metrics.fields import COLUMNS, FIELDS, OF_THRESHOLDS
 from thalweg.metrics.inputs import Frame, Part, everything, tabled
 from thalweg.metrics.pairs import ATTRIBUTES, Thresholds, Transform, quoted
-from thalweg.metrics.table import METRICS, RELATIONS, STATISTICS
+from thalweg.metrics.table import METRICS, RELATIONS, STATISTICS, TEEHR
 from thalweg.settings import Settings
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "defined",
     "groups",
     "listed",
+    "named",
     "relations",
     "requires",
 ]
@@ -80,8 +81,17 @@ def listed(names: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([names] if isinstance(names, str) else names))
 
 
+def named(metrics: str | Iterable[str]) -> tuple[str, ...]:
+    """Each metric once, by the name that it has here.
+
+    >>> named(["kling_gupta_efficiency", "kge", "rmse"])
+    ('kge', 'rmse')
+    """
+    return tuple(dict.fromkeys(TEEHR.get(name, name) for name in listed(metrics)))
+
+
 def ask(
-    question: Question,
+    question: Asked,
     primary: Frame,
     secondary: Frame,
     crosswalk: Frame,
@@ -89,14 +99,25 @@ def ask(
     cluster: Any = None,
     settings: Settings | None = None,
 ) -> pa.Table:
-    """The answer to a question, from all parts of the series, in order of its keys."""
-    question.check()
+    """The answer to a checked question, from all parts of the series, in order of its keys."""
     work = inputs.parts(
         primary, secondary, crosswalk, whole="primary_location_id" not in question.by,
         here=cluster is None, settings=settings,
     )  # fmt: skip
     found = pa.concat_tables(scale.run(question.answer, work, cluster))
     return found.sort_by([(key, "ascending", "at_start") for key in question.order])
+
+
+class Asked(Protocol):
+    """What is answered from parts of the series."""
+
+    @property
+    def by(self) -> tuple[str, ...]: ...
+
+    @property
+    def order(self) -> list[str]: ...
+
+    def answer(self, part: Part) -> pa.Table: ...
 
 
 @dataclass(frozen=True)
@@ -154,9 +175,14 @@ class Question:
         return [*self.by, *(["threshold"] if self.thresholds is not None else []), *ALWAYS]
 
     @property
-    def order(self) -> list[str]:
-        """The keys, as the result has them."""
+    def group_keys(self) -> list[str]:
+        """The keys of a group, as the result has them."""
         return [*self.keys[: -len(ALWAYS)], "lead_time_bin", *ALWAYS]
+
+    @property
+    def order(self) -> list[str]:
+        """What puts the rows of the result in order."""
+        return self.group_keys
 
     @property
     def spoken(self) -> str:
@@ -169,8 +195,21 @@ class Question:
         """What the result has beside its keys."""
         return ["count", *self.names]
 
-    def group(self, keys: Sequence[str], where: Sequence[str]) -> str:
-        """The SELECT of groups: their keys and what is shown of each."""
+    @property
+    def judged(self) -> list[str]:
+        """The columns of the answer of which a bootstrap tells how uncertain they are."""
+        return list(self.names)
+
+    @property
+    def apart(self) -> str:
+        """SQL that tells the rows of a group apart; metrics are one row."""
+        return "0"
+
+    def group(self, keys: Sequence[str], where: Sequence[str], rows: str = "") -> str:
+        """The SELECT of groups: their keys and what is shown of each.
+
+        Of a curve, `rows` has those of which it is asked, whether they are in the group or not.
+        """
         return groups(keys, where, self.names, self.minimum)
 
     def answer(self, part: Part) -> pa.Table:
@@ -197,12 +236,12 @@ class Question:
     def columns(self) -> list[str]:
         """Columns of the pairs that are needed besides the keys."""
         spoken = self.spoken
-        return ["primary_value", "secondary_value", *(c for c in SPOKEN if _says(c, spoken))]
+        values = ("primary_value", "secondary_value")
+        return [*values, *(c for c in SPOKEN if c not in values and _says(c, spoken))]
 
-    @property
-    def chosen(self) -> str:
-        """The SELECT of the pairs, with their keys and the columns that are needed."""
-        columns = self.columns
+    def chosen(self, *more: str) -> str:
+        """The SELECT of the pairs, with their keys, the columns that are needed, and more."""
+        columns = list(dict.fromkeys([*self.columns, *more]))
         given = [*(f"{quoted(key)} AS {by_name(key)}" for key in self.keys), *columns]
         if self.lead_time_bin is not None:
             columns = [*columns, "lead_time"]
@@ -231,7 +270,7 @@ class Question:
     @property
     def sql(self) -> str:
         """The whole query."""
-        return f"WITH all_pairs AS ({self.chosen}) {self.grouped}"
+        return f"WITH all_pairs AS ({self.chosen()}) {self.grouped}"
 
 
 def by_name(key: str) -> str:
@@ -269,9 +308,13 @@ def relations(sql: str) -> dict[str, str]:
     return dict(reversed(found.items()))
 
 
-def common(keys: Sequence[str], where: Sequence[str], needed: Mapping[str, str]) -> list[str]:
+def common(
+    keys: Sequence[str], where: Sequence[str], needed: Mapping[str, str], minimum: int = 1
+) -> list[str]:
     """What a SELECT of groups begins WITH: the pairs, and the relations that it needs."""
     shown = f"FROM all_pairs{' WHERE ' if where else ''}{' AND '.join(where)}"
+    if minimum > 1:
+        shown += f" QUALIFY count(*) OVER (PARTITION BY {', '.join(keys)}) >= {int(minimum)}"
     made = [f"{name} AS ({sql.format(keys=', '.join(keys))})" for name, sql in needed.items()]
     return [f"pairs AS ({shown})", *made]
 

@@ -13,9 +13,12 @@ import pyarrow.compute as pc
 
 from thalweg.errors import InvalidInput
 from thalweg.metrics import inputs, pairs
+from thalweg.metrics.bootstrap import IN_TIME, Bootstrap, bounded
 from thalweg.metrics.curves import BY, Options
 from thalweg.metrics.inputs import Frame, Part
-from thalweg.metrics.question import Question, ask, asked
+from thalweg.metrics.narrowed import narrowed
+from thalweg.metrics.pairs import quoted
+from thalweg.metrics.question import Question, ask, asked, groups, named
 from thalweg.metrics.table import METRICS
 
 __all__ = ["climatology", "persistence", "skill"]
@@ -23,6 +26,8 @@ __all__ = ["climatology", "persistence", "skill"]
 #: Half the width of the climatology's window, in days.
 WINDOW = 15
 _MADE = ("persistence", "climatology")
+#: Of a pair: 0 of the forecast, 1 of the reference.
+SIDE = "of_reference"
 #: Every place and time for which there is a forecast.
 _FORECASTS = """
     SELECT DISTINCT s.location_id, s.reference_time, s.value_time, s.variable_name, s.unit_name,
@@ -182,7 +187,8 @@ def skill(
     pyarrow.Table
         What `evaluate` returns, of all other configurations, and for each metric
         `<metric>_reference` and `<metric>_skill`, NULL where it is undefined: also where the
-        reference is perfect.
+        reference is perfect. With a bootstrap each of the three is followed by its quantiles; of
+        each time that is drawn the forecast and the reference are drawn together.
 
     Raises
     ------
@@ -211,7 +217,7 @@ def skill(
     >>> [round(found[name][0].as_py(), 3) for name in found.column_names[-3:]]
     [0.333, 1.333, 0.75]
     """
-    names = tuple(dict.fromkeys(metrics))
+    names = named(metrics)
     question = Question(names=names, **asked(by, **options))
     question.check()
     goalless = [name for name in names if METRICS[name].perfect is None]
@@ -223,9 +229,13 @@ def skill(
             "secondary_value"
         )
     settings = options.get("settings")
+    primary = inputs.observations(primary, options.get("primary_configuration"), settings)
+    primary, secondary, crosswalk = narrowed(
+        question, primary, secondary, crosswalk, settings, against=True
+    )
     _one_place_each(_part(primary, secondary, crosswalk, options).crosswalk)
     found = ask(
-        Skill(question, reference), primary, secondary, crosswalk,  # type: ignore[arg-type]
+        Skill(question, reference, options.get("bootstrap")), primary, secondary, crosswalk,
         cluster=options.get("cluster"), settings=settings,
     )  # fmt: skip
     if not len(found):
@@ -241,6 +251,7 @@ class Skill:
 
     question: Question
     reference: str
+    bootstrap: Bootstrap | None = None
 
     @property
     def by(self) -> tuple[str, ...]:
@@ -249,9 +260,6 @@ class Skill:
     @property
     def order(self) -> list[str]:
         return self.question.order
-
-    def check(self) -> None:
-        self.question.check()
 
     def answer(self, part: Part) -> pa.Table:
         """The skill of the groups in a part of the series."""
@@ -275,22 +283,50 @@ class Skill:
                 " AND m.unit_name = s.unit_name"
                 " AND m.reference_time IS NOT DISTINCT FROM s.reference_time"
             ).to_arrow_table()
-            ours, others = (
-                self.question.answer(Part(primary, rows, crosswalk)) for rows in (mine, theirs)
+            parts = [Part(primary, rows, crosswalk) for rows in (mine, theirs)]
+            for name, each in zip(("ours", "others"), parts, strict=True):
+                connection.register(name, self.question.answer(each))
+            same = " AND ".join(
+                f"f.{quoted(key)} IS NOT DISTINCT FROM o.{quoted(key)}" for key in self.order
             )
-            return self._beside(connection, ours, others)
+            found = connection.sql(
+                f"SELECT f.*, {self._beside} FROM ours f LEFT JOIN others o ON {same}"  # noqa: S608
+            ).to_arrow_table()
+            if self.bootstrap is None:
+                return found
+            return self._bounded(connection, self.bootstrap, found, parts)
 
-    def _beside(
-        self, connection: duckdb.DuckDBPyConnection, ours: pa.Table, others: pa.Table
+    @property
+    def _beside(self) -> str:
+        """The SQL of what stands beside the metrics `f` where those of the reference are `o`."""
+        return ", ".join(
+            f"o.{name} AS {name}_reference, {_skill(name)} AS {name}_skill"
+            for name in self.question.names
+        )
+
+    def _bounded(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        bootstrap: Bootstrap,
+        found: pa.Table,
+        parts: Sequence[Part],
     ) -> pa.Table:
-        more = [f"o.{name} AS {name}_reference, {_skill(name)} AS {name}_skill"
-                for name in self.question.names]  # fmt: skip
-        same = " AND ".join(f"f.{key} IS NOT DISTINCT FROM o.{key}" for key in self.order)
-        connection.register("ours", ours)
-        connection.register("others", others)
-        return connection.sql(
-            f"SELECT f.*, {', '.join(more)} FROM ours f LEFT JOIN others o ON {same}"  # noqa: S608
-        ).to_arrow_table()
+        """With quantiles: of each time the pairs of the forecast and the reference are drawn."""
+        names, sides = self.question.names, []
+        for side, part in enumerate(parts):
+            sql = f"SELECT *, {side} AS {SIDE} FROM ({self.question.chosen(*IN_TIME)})"  # noqa: S608
+            with self.question.opened(part) as each:
+                rows = each.sql(sql, params=self.question.parameters or None)
+                sides.append(rows.to_arrow_table())
+        connection.register("all_pairs", pa.concat_tables(sides))
+        again = f"""
+            WITH all_pairs AS (FROM sample), metrics AS ({groups(["replicate", SIDE], [], names)})
+            SELECT {", ".join(f"f.{name}" for name in names)}, {self._beside}
+            FROM metrics f JOIN metrics o ON f.replicate = o.replicate
+            WHERE f.{SIDE} = 0 AND o.{SIDE} = 1
+        """  # noqa: S608
+        judged = [f"{name}{what}" for name in names for what in ("", "_reference", "_skill")]
+        return bounded(connection, self.question, bootstrap, found, lambda _: again, judged, SIDE)
 
 
 def _skill(name: str) -> str:

@@ -11,13 +11,22 @@ __all__ = ["METRICS", "RELATIONS", "STATISTICS"]
 _SIDES = {"primary": "o", "secondary": "s"}
 #: A water year without a pair in one of its months has no centre of timing.
 _WATER_YEARS = """
-    SELECT {keys}, sum(primary_value * days) / nullif(sum(primary_value), 0) AS primary_centre,
-        sum(secondary_value * days) / nullif(sum(secondary_value), 0) AS secondary_centre
+    SELECT {keys}, any_value(primary_centre) AS primary_centre,
+        any_value(secondary_centre) AS secondary_centre,
+        sum(primary_value * (days - primary_centre) ** 2) / sum(primary_value) AS primary_spread,
+        sum(secondary_value * (days - secondary_centre) ** 2) / sum(secondary_value)
+            AS secondary_spread
     FROM (
-        SELECT *, (epoch(utc) - epoch(october)) / 86400 AS days FROM (
-            SELECT *, date_trunc('year', utc + INTERVAL 3 MONTH) - INTERVAL 3 MONTH AS october
-            FROM (SELECT *, value_time AT TIME ZONE 'UTC' AS utc FROM pairs)
-        )
+        SELECT *, sum(primary_value * days) OVER year / nullif(sum(primary_value) OVER year, 0)
+                AS primary_centre,
+            sum(secondary_value * days) OVER year / nullif(sum(secondary_value) OVER year, 0)
+                AS secondary_centre
+        FROM (
+            SELECT *, (epoch(utc) - epoch(october)) / 86400 AS days FROM (
+                SELECT *, date_trunc('year', utc + INTERVAL 3 MONTH) - INTERVAL 3 MONTH AS october
+                FROM (SELECT *, value_time AT TIME ZONE 'UTC' AS utc FROM pairs)
+            )
+        ) WINDOW year AS (PARTITION BY {keys}, october)
     ) GROUP BY {keys}, october HAVING count(DISTINCT month(utc)) = 12
 """
 # Smoothed minima (Gustard et al. 1992): daily means, in blocks of 5 days from the first day on; the
@@ -69,6 +78,12 @@ STATISTICS = {
         ("sum_{side}", "sum({side}_value)", "pairs"),
         ("quantiles_{side}", "quantile_cont({side}_value, [0.34, 0.67])", "pairs"),
         ("centre_{side}", "avg({side}_centre)", "water_years"),
+        # Where flow is negative, as that of a tide, it may have no square root.
+        (
+            "spread_{side}",
+            "avg(CASE WHEN {side}_spread >= 0 THEN sqrt({side}_spread) END)",
+            "water_years",
+        ),
         # One turning point is no line.
         (
             "baseflow_{side}",
@@ -116,6 +131,11 @@ def _of(side: str, x: str) -> Iterator[Metric]:
          r" \quad t \text{ days after 1 October, 00:00 UTC}", (0.0, 366.0),
          "Stewart et al. (2005), Journal of Climate 18, 1136-1155", "10.1175/JCLI3321.1",
          f"centre_{side}", "d"),
+        ("standard_deviation_of_timing", "Standard deviation of timing",
+         rf"\text{{mean of water years of }} \sqrt{{\frac{{\sum {x}(t) (t-c)^2}}{{\sum {x}(t)}}}},"
+         r" \quad c \text{ the centre of timing}", (0.0, 183.0),
+         "as the centre of timing, Stewart et al. (2005), Journal of Climate 18, 1136-1155",
+         "10.1175/JCLI3321.1", f"spread_{side}", "d"),
         ("baseflow_index", "Baseflow index (smoothed minima of 5 days)",
          rf"\frac{{\sum \text{{baseflow of }} {x}}}{{\sum {x}}}", (0.0, 1.0),
          "Piggott et al. (2005), Hydrological Sciences Journal 50, 911-920,"

@@ -13,12 +13,25 @@ from __future__ import annotations
 from thalweg.metrics import categorical, deterministic, probabilistic, signatures
 from thalweg.metrics.entry import Metric, Statistic
 
-__all__ = ["DEFAULT", "METRICS", "RELATIONS", "STATISTICS"]
+__all__ = ["DEFAULT", "METRICS", "RELATIONS", "STATISTICS", "TEEHR"]
 
 KINDS = (deterministic, categorical, probabilistic, signatures)
 METRICS: dict[str, Metric] = {m.name: m for kind in KINDS for m in kind.METRICS}
 STATISTICS: dict[str, Statistic] = {n: s for kind in KINDS for n, s in kind.STATISTICS.items()}
 #: SELECTs from `pairs`, by name; `{keys}` stands for the columns by which it is grouped.
 RELATIONS: dict[str, str] = {n: r for kind in KINDS for n, r in kind.RELATIONS.items()}
+#: What TEEHR 0.8 calls a metric that has another name here; its name is taken for ours.
+TEEHR = {
+    "pearson_correlation": "pearson_r",
+    "spearman_correlation": "spearman_r",
+    "root_mean_square_error": "rmse",
+    "root_mean_standard_deviation_ratio": "rsr",
+    "nash_sutcliffe_efficiency": "nse",
+    "nash_sutcliffe_efficiency_normalized": "nse_normalized",
+    "kling_gupta_efficiency": "kge",
+    "kling_gupta_efficiency_mod1": "kge_2012",
+    "kling_gupta_efficiency_mod2": "kge_2021",
+    "annual_peak_flow_bias": "annual_peak_relative_bias",
+}
 #: What is computed unless others are asked for.
 DEFAULT = ("kge", "kge_2012", "nse", "rmse", "relative_bias", "pearson_r")
