@@ -132,10 +132,12 @@ def large(
     """The series, not yet read, if they are tables of the warehouse of more rows than a piece."""
     if not isinstance(primary, str | Named) or not isinstance(secondary, str | Named):
         return None
-    wanted = (primary, OBSERVED), (secondary, FORECAST)
     with ThreadPoolExecutor() as pool:  # each waits for the catalogue
         links = pool.submit(everything, crosswalk, CROSSWALK, settings)
-        observed, forecast = pool.map(lambda of: source(*of, settings), wanted)
+        observed, forecast = pool.map(
+            lambda frame, columns: source(frame, columns, settings),
+            (primary, secondary), (OBSERVED, FORECAST),
+        )  # fmt: skip
         if sum(pool.map(_rows, (observed, forecast))) <= ROWS:
             return None
         return Part(observed, forecast, columns_of(links.result(), CROSSWALK, "crosswalk"))
