@@ -31,7 +31,7 @@ PAGES = sorted(
 )
 
 #: What follows `thalweg.` in names of files and sites, and of properties of tables and snapshots.
-NOT_PYTHON = {"toml", "db", "readthedocs", "properties", "version", "upkeep"}
+NOT_PYTHON = {"toml", "db", "readthedocs", "properties", "version", "upkeep", "times"}
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 
 

@@ -214,7 +214,7 @@ def test_a_file_that_arrives_in_the_inbox_is_told_to_the_library(
 ) -> None:
     s3, raw = account.client("s3"), dev["buckets"]["raw"]
     s3.put_object(Bucket=raw, Key="inbox/gauges/today.csv", Body=b"{}")
-    s3.put_object(Bucket=raw, Key="usgs/what/our/own/runs/land.json", Body=b"{}")
+    s3.put_object(Bucket=raw, Key="usgs/site.json", Body=b"{}")
     s3.put_object(Bucket=dev["buckets"]["runs"], Key="inbox/not/for/the/queue", Body=b"{}")
     account.enter(monkeypatch)
     settings = Settings(arrivals_url=dev["queue_url"])
