@@ -32,6 +32,7 @@ from thalweg.pipelines.execute import GRACE
 from thalweg.settings import Settings, load
 
 if TYPE_CHECKING:
+    from thalweg.accounts import Account
     from thalweg.pipelines.history import Run
     from thalweg.pipelines.specification import Pipeline
 
@@ -212,15 +213,19 @@ class _End:
 def _run(
     task: _Task, settings: Settings, process: subprocess.Popen[str], progress: Progress | None
 ) -> Run:
-    from thalweg import database
-    from thalweg.pipelines import history
+    from thalweg import accounts, database
+    from thalweg.pipelines import history, people
 
     run_id, person = database.new_id(), task.pipeline.person
+    account = people.account(person, settings)
     with (
         history.workplace(run_id, settings) as folder,
         _stoppable(),
-        _in_the_name_of(person, process, settings) as process,
+        _in_the_name_of(person, account, process, settings) as process,
     ):
+        if account:
+            folder = accounts.passage(folder) / "theirs"
+            folder.mkdir(mode=0o700)
         begun = history.begin(
             run_id, task.pipeline.name, task.values, task.trigger, settings,
             partition=task.partition, attempt=task.attempt, is_last=task.is_last,
@@ -278,11 +283,13 @@ def _said(stop: BaseException) -> str:
 
 
 @contextmanager
-def executor(environ: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+def executor(
+    environ: dict[str, str] | None = None, **as_whom: Any
+) -> Iterator[subprocess.Popen[str]]:
     """The process that will execute a notebook, started before anybody knows which.
 
     It imports Papermill while the caller imports what it needs itself; both take half a second. It
-    has this environment, or that of the caller.
+    has this environment, or that of the caller, and the account that `as_whom` gives `Popen`.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "thalweg.pipelines.execute"],
@@ -291,6 +298,7 @@ def executor(environ: dict[str, str] | None = None) -> Iterator[subprocess.Popen
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,  # Ctrl-C is for the run, which then stops its kernel
+        **as_whom,
     )
     try:
         yield process
@@ -301,15 +309,20 @@ def executor(environ: dict[str, str] | None = None) -> Iterator[subprocess.Popen
 
 @contextmanager
 def _in_the_name_of(
-    person: str | None, process: subprocess.Popen[str], settings: Settings
+    person: str | None,
+    account: Account | None,
+    process: subprocess.Popen[str],
+    settings: Settings,
 ) -> Iterator[subprocess.Popen[str]]:
     """The process for a person's notebook, which has never had our environment; else the given."""
     if person is None:
         yield process
         return
+    from thalweg import accounts
     from thalweg.pipelines import people
 
-    with executor(people.environment(person, settings)) as own:
+    as_whom = accounts.as_them(account) | {"cwd": account.home} if account else {}
+    with executor(people.environment(person, settings), **as_whom) as own:
         yield own
 
 
@@ -323,6 +336,9 @@ def _execute(
     progress: Progress | None,
 ) -> None:
     """Execute the notebook within the time limit; what went wrong, in plain words, is in `end`."""
+    from thalweg import accounts, record
+    from thalweg.pipelines import people
+
     late, done = threading.Event(), threading.Event()
 
     def end_late() -> None:
@@ -333,6 +349,10 @@ def _execute(
     stdin, stdout = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
     notebook = _input(task, folder, settings)
     cells = len(json.loads(notebook.read_text())["cells"])
+    if account := people.account(task.pipeline.person, settings):
+        if task.is_rerun:
+            record.pin(folder / "notes", str(begun.repeats), settings)
+        accounts.hand_over(folder, account)
     last: dict[str, Any] = {}
     limit.start()
     watcher = threading.Thread(
@@ -440,6 +460,8 @@ def _request(
     }
     if task.is_rerun:
         run["THALWEG_PINNED"] = str(begun.repeats)
+    if people.account(person, settings):
+        run["THALWEG_NOTES"] = str(folder / "notes")
     return {
         "environ": {**around, **run},
         "log": str(folder / "log"),
@@ -449,6 +471,7 @@ def _request(
             "parameters": begun.parameters,
             "cwd": str((people.home(person, settings) if person else None) or folder),
         },
+        "kernel": people.kernel(begun.id, person, settings),
     }
 
 
@@ -479,8 +502,11 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 def _finish(begun: Run, task: _Task, end: _End, folder: Path, settings: Settings) -> Run:
     """Save the executed notebook with its record, and stamp the run."""
-    from thalweg.pipelines import history, pages, report
+    from thalweg.pipelines import history, pages, people, report
 
+    account = people.account(task.pipeline.person, settings)
+    if account:
+        _take_notes(begun, folder, account, settings)
     is_dead = task.is_last and end.state == "failed"
     ended = replace(
         history.known(begun, settings),
@@ -489,7 +515,7 @@ def _finish(begun: Run, task: _Task, end: _End, folder: Path, settings: Settings
         ended_at=dt.datetime.now(dt.UTC),
         peak_memory=end.peak_memory,
     )
-    if notebook := _executed(folder):
+    if notebook := _executed(folder, account):
         try:
             if task.is_rerun and task.repeats and end.state == "succeeded":
                 ended = replace(ended, differences=_differences(task.repeats, ended, notebook))
@@ -506,12 +532,24 @@ def _finish(begun: Run, task: _Task, end: _End, folder: Path, settings: Settings
     return ended
 
 
-def _executed(folder: Path) -> dict[str, Any] | None:
+def _executed(folder: Path, account: Account | None) -> dict[str, Any] | None:
     """The notebook as far as it was executed; None without one, or where it was cut (disk full)."""
+    from thalweg import accounts
+
     try:
-        return cast(dict[str, Any], json.loads((folder / "notebook.ipynb").read_text()))
+        text = accounts.read_theirs(folder / "notebook.ipynb", account)
+        return cast(dict[str, Any], json.loads(text))
     except (OSError, ValueError):
         return None
+
+
+def _take_notes(begun: Run, folder: Path, account: Account, settings: Settings) -> None:
+    """Put on record what a person's kernel has noted, which cannot open the record itself."""
+    from thalweg import accounts, record
+
+    with suppress(OSError):
+        text = accounts.read_theirs(folder / "notes", account).decode(errors="replace")
+        record.take(begun.id, text.splitlines(), settings)
 
 
 def _saved(notebook: dict[str, Any], ended: Run, settings: Settings) -> Run:
