@@ -6,8 +6,11 @@ cluster's dashboard opens through its owner's Lab server (`singleuser/jupyter_se
 
 import sys
 
+from dask_gateway_server.options import Options
+
+from thalweg import accounts
 from thalweg import settings as settings_module
-from thalweg.hub import environment, state
+from thalweg.hub import environment, own_accounts, state
 
 c = get_config()
 settings = settings_module.load()
@@ -15,11 +18,11 @@ ports = state.ports(settings)
 folder = state.folder(settings, "dask-gateway")
 
 c.DaskGateway.backend_class = "dask_gateway_server.backends.local.UnsafeLocalBackend"
+c.LocalBackend.clusters_directory = str(state.folder(settings, "dask-gateway", "clusters"))
+c.UnsafeLocalBackend.clusters_directory = c.LocalBackend.clusters_directory
 c.DaskGateway.authenticator_class = "dask_gateway_server.auth.JupyterHubAuthenticator"
 c.DaskGateway.address = f"127.0.0.1:{ports['dask_api']}"
 c.Proxy.address = f"127.0.0.1:{ports['dask_gateway']}"
-c.LocalBackend.clusters_directory = str(state.folder(settings, "dask-gateway", "clusters"))
-c.UnsafeLocalBackend.clusters_directory = c.LocalBackend.clusters_directory
 c.DatabaseBackend.db_url = f"sqlite:///{folder / 'dask-gateway.sqlite'}"
 c.DatabaseBackend.db_encrypt_keys = [state.secret(settings, "dask-gateway-key", state.fernet_key)]
 # A gateway that comes back would not know the processes of the one before: it stops them.
@@ -35,3 +38,17 @@ c.ClusterConfig.worker_memory = "2 G"
 c.ClusterConfig.worker_cores = 1
 c.ClusterConfig.cluster_max_workers = 8
 c.ClusterConfig.environment = environment.dask_environment(settings)
+
+
+def of_user(options, user):
+    """A user's cluster reaches data as they do."""
+    account = accounts.ensure(user.name, settings)
+    theirs = environment.of_person(account, settings)
+    return {"environment": environment.dask_environment(settings) | theirs}
+
+
+if not accounts.why_shared(settings):
+    clusters = accounts.passage(state.folder(settings, "dask-clusters"))
+    c.DaskGateway.backend_class = own_accounts.AccountBackend
+    c.AccountBackend.clusters_directory = str(clusters)
+    c.Backend.cluster_options = Options(handler=of_user)

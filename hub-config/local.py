@@ -4,8 +4,9 @@ import os
 import shutil
 import sys
 
+from thalweg import accounts
 from thalweg import settings as settings_module
-from thalweg.hub import environment, processes, proxy, state
+from thalweg.hub import environment, own_accounts, processes, proxy, state
 from thalweg.hub.authenticator import FileAuthenticator
 
 __all__ = ["update", "url"]
@@ -79,11 +80,17 @@ def behind_login(name, command):
 
 
 def update_spawner(c):
-    """Lab as a process of this account, in a folder a user."""
+    """Lab as a process in a folder a user: of an account of their own, or else of this one."""
+    c.Spawner.environment = environment.lab_environment(settings)
+    if not accounts.why_shared(settings):
+        c.JupyterHub.spawner_class = own_accounts.AccountSpawner
+        # By default kernels listen on TCP, where all of this machine may hear what they print.
+        c.Spawner.args = ["--KernelManager.transport=ipc"]
+        c.Spawner.pre_spawn_hook = own_accounts.fill_home
+        return
     c.JupyterHub.spawner_class = "simple"
     c.SimpleLocalProcessSpawner.home_dir_template = str(settings.data_dir / "home" / "{username}")
     c.Spawner.args = ["--allow-root"] if os.geteuid() == 0 else []
-    c.Spawner.environment = environment.lab_environment(settings)
     c.Spawner.pre_spawn_hook = fill_home
 
 

@@ -5,31 +5,44 @@ The runner (`thalweg.pipelines.run`) sets `THALWEG_RUN_ID` for the kernel of a p
 
 In a rerun, `THALWEG_PINNED` is the run that it repeats. What that one read is read again, and
 nothing is written: a write is compared with what that one wrote, and the comparison is noted.
+
+A kernel that may not open the record, that of a person with an account of their own, notes in the
+file `THALWEG_NOTES`; the runner takes it over at the end (`take`).
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, Literal
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from thalweg import database
 from thalweg.errors import Unavailable
+from thalweg.settings import Settings
 
 __all__ = [
     "compared",
     "current_run_id",
     "note",
+    "pin",
     "pinned",
     "pinned_uses",
     "pinned_version",
     "pinned_write",
+    "take",
 ]
 
 Kind = Literal["raw", "table", "gridded"]
+Direction = Literal["read", "wrote", "same", "differs"]
+PINS = "pinned"  # file of what a repeated run noted, beside that for notes
+NOTES = 10_000  # of a kernel, which are kept
 #: How many writes to a table or repository a rerun has made again.
 _repeated: Counter[tuple[str, str]] = Counter()
 
@@ -86,7 +99,7 @@ def compared(kind: Kind, name: str, version: str, rows: int, *, is_same: bool) -
     reraise=True,
 )
 def note(
-    direction: Literal["read", "wrote", "same", "differs"],
+    direction: Direction,
     kind: Kind,
     name: str,
     version: str,
@@ -106,13 +119,50 @@ def note(
         "name": name,
         "version": version,
     }
-    with database.session() as session, session.begin():
+    if notes := os.environ.get("THALWEG_NOTES"):
+        with Path(notes).open("a") as file:
+            file.write(json.dumps({**key, "rows": rows}) + "\n")
+    else:
+        _keep(key, rows)
+
+
+def take(run_id: str, lines: Iterable[str], settings: Settings | None = None) -> None:
+    """Keep what a kernel has noted of a run, a line of JSON each; what is no note is passed over.
+
+    Whoever wrote it speaks of this run alone, whatever stands there.
+    """
+    for line in islice(lines, NOTES):
+        try:
+            told = json.loads(line)
+            key = {name: str(told[name])[:500] for name in ("direction", "kind", "name", "version")}
+            rows = None if told["rows"] is None else int(told["rows"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        if key["direction"] in get_args(Direction) and key["kind"] in get_args(Kind):
+            _keep({"run_id": run_id, **key}, rows, settings)
+
+
+def pin(notes: Path, run_id: str, settings: Settings) -> None:
+    """Write beside the file for notes what the run that is repeated noted itself."""
+    with database.session(settings) as session:
+        uses = session.query(database.RunUse).filter_by(run_id=run_id).order_by(database.RunUse.id)
+        names = ("direction", "kind", "name", "version", "rows")
+        told = [{name: getattr(use, name) for name in names} for use in uses]
+    notes.with_name(PINS).write_text(json.dumps(told))
+
+
+def _keep(key: dict[str, str], rows: int | None, settings: Settings | None = None) -> None:
+    with database.session(settings) as session, session.begin():
         if not session.query(database.RunUse).filter_by(**key).first():
             session.add(database.RunUse(**key, rows=rows))
 
 
 @lru_cache(maxsize=256)
 def _uses(run_id: str, kind: str, name: str) -> list[database.RunUse]:
+    if notes := os.environ.get("THALWEG_NOTES"):
+        told = json.loads(Path(notes).with_name(PINS).read_text())
+        uses = [database.RunUse(run_id=run_id, **use) for use in told]
+        return [use for use in uses if (use.kind, use.name) == (kind, name)]
     with database.session() as session:
         found = session.query(database.RunUse).filter_by(run_id=run_id, kind=kind, name=name)
         return found.order_by(database.RunUse.id).all()

@@ -20,10 +20,14 @@ __all__ = ["Settings", "describe", "load"]
 
 
 #: Names after THALWEG_ that a run or the hub sets for its children; they are no settings.
-NOT_SETTINGS = frozenset({"dask_token_file", "instance", "part", "pinned", "run_id"})
+NOT_SETTINGS = frozenset({"dask_token_file", "instance", "notes", "part", "pinned", "run_id"})
 
 SMTP = re.compile(r"smtps?://([^\s/@]+@)?([\w.-]+|\[[\da-f:]+\])(:\d{1,5})?/?")
-CHOICES = {"launcher": ("local", "kubernetes"), "compute": ("local", "dask", "ray")}
+CHOICES = {
+    "launcher": ("local", "kubernetes"),
+    "compute": ("local", "dask", "ray"),
+    "accounts": ("auto", "own", "shared"),
+}
 
 
 def setting(default: Any, help: str) -> Any:
@@ -38,6 +42,11 @@ class Settings:
     data_dir: Path = setting(Path(".thalweg"), "folder of all state of the local hub")
     host: str = setting("127.0.0.1", "address on which the hub's one public port listens")
     port: int = setting(8000, "the hub's one public port")
+    accounts: str = setting(
+        "auto",
+        "accounts of the system that users' servers run under: own (one each), shared (all that of "
+        "the hub), auto (own where the hub is started as root)",
+    )
     idle_timeout: int = setting(3600, "seconds without activity after which a Lab server is culled")
     dask_idle_timeout: int = setting(1800, "seconds without work after which a Dask cluster stops")
     schedules: bool = setting(False, "start the schedules of the pipelines by themselves")

@@ -37,13 +37,15 @@ SERVICE_DIFFERENCES = {
 }
 ROLES_OF_THE_CLUSTER = {"metrics": "Prometheus reads the hub's metrics with a token"}
 SPAWNER_DIFFERENCES = {
-    "args": "--allow-root, where the laptop's hub runs as root; pods never do",
+    "args": "--allow-root, where all share the account of root, or kernels on UNIX sockets, where "
+    "each has an account of their own: a pod has no root and a network of its own",
     "environment": "compared in tests/chart",
-    "pre_spawn_hook": "a folder is filled; a pod gets the account of its owner's group",
+    "pre_spawn_hook": "a folder is filled; a pod gets the account of its owner's group, and on one "
+    "machine `thalweg.hub.own_accounts` gives each person theirs",
 }
 
 #: Settings that the chart has no value for, or another one.
-OF_ONE_MACHINE = {"home", "data_dir", "host", "port"}
+OF_ONE_MACHINE = {"home", "data_dir", "host", "port", "accounts"}
 GIVEN_ELSEWHERE = {
     "launcher", "image", "namespace", "database_url", "raw_uri", "runs_uri", "gridded_uri",
     "warehouse", "smtp_url", "schedules_url",

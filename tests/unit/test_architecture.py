@@ -13,9 +13,10 @@ CLONE = Path(__file__).resolve().parents[2]
 SOURCE = CLONE / "src" / "thalweg"
 FILES = sorted(SOURCE.rglob("*.py"))
 ROOMS = (
-    "errors", "settings", "private", "database", "record", "storage", "http", "raw", "sources",
-    "codes", "warehouse", "gridded", "quarantine", "ingest", "arrivals", "metrics", "catalog",
-    "stac", "lineage", "pipelines", "dashboards", "compute", "hub", "backup", "deployment", "cli",
+    "errors", "settings", "private", "accounts", "database", "record", "storage", "http", "raw",
+    "sources", "codes", "warehouse", "gridded", "quarantine", "ingest", "arrivals", "metrics",
+    "catalog", "stac", "lineage", "pipelines", "dashboards", "compute", "hub", "backup",
+    "deployment", "cli",
 )  # fmt: skip
 #: Doors without a room: the package itself gives `open_catalog`, `python -m thalweg` the command.
 DOORS = {"__init__": "cli", "__main__": "cli", "migrations": "database"}

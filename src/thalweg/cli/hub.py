@@ -89,12 +89,14 @@ def status(data_dir: DataDir = None, as_json: Json = False) -> None:
 
     Exit code 0 when all is well, 3 when the hub is down or a part of it is.
     """
+    from thalweg.hub import stack
     from thalweg.hub import status as hub_status
 
     settings = settings_module.load(data_dir=data_dir)
     parts = hub_status.parts(settings)
     if as_json:
-        print_json({"up": any(p["state"] != "down" for p in parts), "parts": parts})
+        up = any(p["state"] != "down" for p in parts)
+        print_json({"up": up, "why_shared": stack.why_shared(settings), "parts": parts})
     else:
         colours = {"up": "green", "on demand": "cyan", "down": "red"}
         rows = [
@@ -112,6 +114,7 @@ def status(data_dir: DataDir = None, as_json: Json = False) -> None:
         print_table(["part", "state", "pid", "memory", "address"], rows)
         if all(part["state"] == "down" for part in parts):
             console.print("The hub is down: `thalweg up` starts it.")
+        console.print(_accounts(settings))
     if any(part["state"] == "down" for part in parts):
         raise typer.Exit(3)
 
@@ -263,9 +266,19 @@ def _ready(settings: Settings, password: str | None, no_open: bool) -> None:
         console.print(f"[dim]It is not printed again; it is kept in {kept}[/]")
     else:
         console.print(f"[dim]The first password of the user admin is in {kept}[/]")
+    console.print(_accounts(settings))
     sys.stdout.flush()
     if sys.stdin.isatty() and not no_open:
         _open_browser(settings)
+
+
+def _accounts(settings: Settings) -> str:
+    """In whose name users' programs run."""
+    from thalweg.hub import stack
+
+    if why := stack.why_shared(settings):
+        return f"All users share one account, and can read each other's files and keys: {why}."
+    return "Each user has an account of this machine of their own."
 
 
 def _next_steps(loaded: bool) -> None:

@@ -41,6 +41,7 @@ def examine(settings: Settings) -> list[Finding]:
         _disk(settings),
         _memory(),
         _port(settings),
+        _accounts(settings),
     ]
 
 
@@ -111,6 +112,13 @@ def _memory() -> Finding:
         f"{memory.available / GB:.1f} of {memory.total / GB:.1f} GB available",
         "close other programs: the hub idles in about 1.5 GB, and a Lab wants 0.3 GB more",
     )
+
+
+def _accounts(settings: Settings) -> Finding:
+    why = stack.why_shared(settings)
+    found = f"all users share one: {why}" if why else "each user has one of their own"
+    advice = f"{why}: mend that, or set accounts = auto"
+    return Finding("Accounts", not (why and settings.accounts == "own"), found, advice)
 
 
 def _port(settings: Settings) -> Finding:

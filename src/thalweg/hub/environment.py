@@ -8,17 +8,26 @@ by the default chains of the AWS SDK and of PyIceberg.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import yaml
 
 import thalweg
+from thalweg import accounts
+from thalweg.accounts import Account
 from thalweg.compute import local_ray
 from thalweg.hub import object_store, state
 from thalweg.settings import Settings
 
-__all__ = ["dask_environment", "data_environment", "lab_environment", "service_environment"]
+__all__ = [
+    "dask_environment",
+    "data_environment",
+    "lab_environment",
+    "of_person",
+    "service_environment",
+]
 
 
 def data_environment(settings: Settings) -> dict[str, str]:
@@ -69,6 +78,7 @@ def service_environment(settings: Settings) -> dict[str, str]:
 
     return data_environment(settings) | {
         "THALWEG_INSTANCE": state.instance(settings),
+        "THALWEG_ACCOUNTS": "shared" if accounts.why_shared(settings) else "own",
         "THALWEG_SCHEDULES": str(settings.schedules),
         "THALWEG_SAMPLE": str(settings.sample),
         "THALWEG_HOST": settings.host,
@@ -107,6 +117,20 @@ def dask_environment(settings: Settings) -> dict[str, str]:
         "THALWEG_DASK_TOKEN_FILE": str(_dask_token_file(settings)),
         "DASK_DISTRIBUTED__WORKER__PRELOAD": "thalweg.compute.guard",
     }
+
+
+def of_person(account: Account, settings: Settings) -> dict[str, str]:
+    """What a person's processes have otherwise; writes their token for the pages of clusters.
+
+    With a token of their own they cannot open those of others. The folder is theirs, so the file
+    is written as they.
+    """
+    around = accounts.environment(account, settings)
+    token = state.secret(settings, f"dask-dashboard-token-{accounts.safe(account.person)}")
+    write = 'umask 077; cat > "$1.new" && mv -f "$1.new" "$1"'
+    command = ["/bin/sh", "-c", write, "sh", around["THALWEG_DASK_TOKEN_FILE"]]
+    subprocess.run(command, input=token.encode(), check=True, **accounts.as_them(account))
+    return around
 
 
 def _dask_token_file(settings: Settings) -> Path:

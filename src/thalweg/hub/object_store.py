@@ -13,13 +13,29 @@ import secrets
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
+from thalweg.errors import Unavailable
 from thalweg.hub import state
 from thalweg.settings import Settings
 
-__all__ = ["BUCKETS", "TABLE_BUCKET", "command", "is_healthy", "keys", "prepare", "remove_sockets"]
+if TYPE_CHECKING:
+    import httpx
 
-BUCKETS = ("raw", "runs", "gridded")
+__all__ = [
+    "BUCKETS",
+    "TABLE_BUCKET",
+    "ask",
+    "command",
+    "is_healthy",
+    "keys",
+    "let_people_read_tables",
+    "prepare",
+    "remove_sockets",
+]
+
+BUCKETS = ("raw", "runs", "gridded", "users")
 TABLE_BUCKET = "warehouse"
 GRPC_COMPONENTS = ("volume", "master", "filer", "s3", "admin", "worker", "client")
 JWT_KEYS = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
@@ -110,6 +126,40 @@ def is_healthy(settings: Settings) -> bool:
     except (httpx.HTTPError, ValueError):
         return False
     return s3.is_success and tables.is_success
+
+
+def ask(settings: Settings, method: str, path: str, service: str, **content: Any) -> httpx.Response:
+    """Ask the store for something as the hub itself, signed (SigV4); `content` as httpx has it.
+
+    Unavailable where it does not answer.
+    """
+    import httpx
+    from botocore.auth import SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
+    url = f"http://127.0.0.1:{state.ports(settings)['s3']}{path}"
+    request = httpx.Request(method, url, **content)
+    kind = {"content-type": request.headers.get("content-type", "")}
+    signed = AWSRequest(method, url, kind, request.content)
+    SigV4Auth(Credentials(*keys(settings)), service, "us-east-1").add_auth(signed)
+    request.headers.update(dict(signed.headers))
+    try:
+        with httpx.Client(timeout=30) as client:
+            return client.send(request)
+    except httpx.HTTPError as error:
+        raise Unavailable(f"the object store does not answer: {error}") from None
+
+
+def let_people_read_tables(settings: Settings) -> None:
+    """Let everybody who has keys of this store see what tables there are; nobody but us changes."""
+    looks = {"Effect": "Allow", "Principal": "*", "Action": ["s3tables:Get*", "s3tables:List*"]}
+    policy = {"Version": "2012-10-17", "Statement": [looks | {"Resource": "*"}]}
+    bucket = quote(f"arn:aws:s3tables:us-east-1:000000000000:bucket/{TABLE_BUCKET}", safe="")
+    wanted = {"resourcePolicy": json.dumps(policy)}
+    answer = ask(settings, "PUT", f"/buckets/{bucket}/policy", "s3tables", json=wanted)
+    if not answer.is_success:
+        raise Unavailable(f"the object store does not open its catalogue: {answer.text[:200]}")
 
 
 def _security_toml(conf: Path) -> str:

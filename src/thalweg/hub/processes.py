@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 import psutil
 
+from thalweg import accounts
 from thalweg.hub import state
 from thalweg.settings import Settings
 
@@ -21,15 +22,19 @@ LOGIN = "-login"
 
 
 def of_hub(settings: Settings) -> dict[psutil.Process, dict[str, str]]:
-    """Every process of this hub but this one, with its environment."""
-    mark = state.instance(settings)
+    """Every process of this hub but this one, with its environment.
+
+    What runs under an account of a person of this hub is of it, whatever mark it has put off.
+    """
+    mark, people = state.instance(settings), accounts.ids(settings)
     found = {}
     for process in psutil.process_iter():
         try:
-            environ = process.environ()
+            environ, account = process.environ(), process.uids().real
         except (psutil.Error, OSError):
             continue
-        if environ.get("THALWEG_INSTANCE") == mark and process.pid != os.getpid():
+        ours = environ.get("THALWEG_INSTANCE") == mark or account in people
+        if ours and process.pid != os.getpid():
             found[process] = environ
     return found
 

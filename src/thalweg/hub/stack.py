@@ -25,13 +25,33 @@ import httpx
 import psutil
 import yaml
 
+from thalweg import accounts
 from thalweg.errors import Unavailable
-from thalweg.hub import environment, object_store, processes, proxy, state, users
+from thalweg.hub import (
+    credentials,
+    environment,
+    object_store,
+    processes,
+    proxy,
+    state,
+    users,
+)
 from thalweg.hub.service import DATABASES_READY, open_log
 from thalweg.settings import Settings
 
-__all__ = ["Stack", "address", "checks", "down", "is_up", "running_pid", "services_healthy"]
+__all__ = [
+    "Stack",
+    "address",
+    "checks",
+    "down",
+    "is_up",
+    "running_pid",
+    "services_healthy",
+    "why_shared",
+]
 
+#: Folders of the data folder that people's accounts pass through to what is theirs.
+PASSABLE = {"home", "work", "clients", "dask-clusters"}
 #: Less free disk than this, and the hub does not start.
 LEAST_DISK = 1_000_000_000
 
@@ -86,9 +106,12 @@ def checks(settings: Settings) -> None:
     Raises
     ------
     Unavailable
-        The port is taken, the disk is full, the data folder cannot be written.
+        The port is taken, the disk is full, the data folder cannot be written, accounts are
+        wanted that cannot be had.
     """
     state.folder(settings)
+    if settings.accounts == "own" and (why := accounts.why_shared(settings)):
+        raise Unavailable(f"users cannot have accounts of their own, as `accounts` says: {why}")
     if not os.access(settings.data_dir, os.W_OK | os.X_OK):
         raise Unavailable(
             f"cannot write to {settings.data_dir}: give another folder with --data-dir, "
@@ -127,6 +150,7 @@ class Stack:
     progress: Progress = field(default=lambda _: contextlib.nullcontext())
     children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     stopping: threading.Event = field(default_factory=threading.Event)
+    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def run(self, ready: Callable[[str | None], None], settled: Callable[[bool], None]) -> None:
         """Start all, call `ready` with the first user's new password (or None); at the first
@@ -148,7 +172,7 @@ class Stack:
                     settled(self._await_sample())
                 self._supervise()
             finally:
-                with self.progress("Stopping"):
+                with self.progress("Stopping"), self.held:
                     self._stop()
 
     def _start(self) -> str | None:
@@ -156,6 +180,10 @@ class Stack:
         processes.end(processes.of_hub(settings))  # what a killed hub has left behind
         checks(settings)
         password = users.ensure_admin(settings)
+        has_accounts = not accounts.why_shared(settings)
+        if has_accounts:
+            _let_people_pass(settings)
+            credentials.write_clients(settings)
         ready = settings.data_dir / DATABASES_READY
         ready.unlink(missing_ok=True)
         # The slowest first: each waits by itself for what it needs of the others.
@@ -163,6 +191,9 @@ class Stack:
             self._start_child(name)
         with self.progress("Object store (S3 and Iceberg catalogue)"):
             self._wait("object-store", lambda: object_store.is_healthy(settings), 60)
+        if has_accounts and not self.stopping.is_set():
+            object_store.let_people_read_tables(settings)
+            self.held.enter_context(credentials.serving(settings))
         with self.progress("Databases"):
             self._migrate()
             ready.touch()
@@ -271,6 +302,7 @@ class Stack:
         self._stop_child("object-store")
         object_store.remove_sockets(self.settings)
         shutil.rmtree(state.socket_path(self.settings, "any").parent, ignore_errors=True)
+        shutil.rmtree(accounts.run_folder(self.settings), ignore_errors=True)
 
     def _stop_child(self, name: str) -> None:
         child = self.children.get(name)
@@ -307,6 +339,7 @@ class Stack:
             file.write(str(os.getpid()))
             file.flush()
             up = {"pid": os.getpid(), "address": address(self.settings), "since": time.time()}
+            up["why_shared"] = accounts.why_shared(self.settings)
             state.private_file(self.settings.data_dir / "up.json", json.dumps(up))
             yield
 
@@ -317,6 +350,22 @@ def known_address(settings: Settings) -> str:
         return str(json.loads((settings.data_dir / "up.json").read_text())["address"])
     except (FileNotFoundError, ValueError, KeyError):
         return address(settings)
+
+
+def why_shared(settings: Settings) -> str:
+    """Why all users of the running hub share one account; empty where each has one of their own."""
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+        if running_pid(settings):
+            return str(json.loads((settings.data_dir / "up.json").read_text())["why_shared"])
+    return accounts.why_shared(settings)
+
+
+def _let_people_pass(settings: Settings) -> None:
+    """Let people's accounts through the data folder to what is theirs, and to nothing else."""
+    for path in settings.data_dir.iterdir():
+        if path.name not in PASSABLE and not path.is_symlink():
+            path.chmod(path.stat().st_mode & 0o700)
+    settings.data_dir.chmod(0o711)
 
 
 def _has_run(settings: Settings, pipeline: str) -> bool:

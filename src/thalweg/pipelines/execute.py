@@ -3,10 +3,11 @@
 It stands between a run and its kernel, so that neither a dying kernel nor a time limit takes the
 caller along. The caller (`thalweg.pipelines.supervise`) starts it before all else, since importing
 Papermill takes longest, and writes one line of JSON to its standard input: `environ` for the
-kernel, the file for its `log`, and the `arguments` of `papermill.execute_notebook`. On standard
-output come lines of JSON: `{"cell": 3}` when that cell starts, and last `{"error": "…"}` or
-`{"error": null}`. When standard input closes, the caller is gone or has enough: the kernel is
-interrupted, given a moment to close what it holds, and killed.
+kernel, how to speak to it (`kernel`, traits of its manager), the file for its `log`, and the
+`arguments` of `papermill.execute_notebook`. On standard output come lines of JSON: `{"cell": 3}`
+when that cell starts, and last `{"error": "…"}` or `{"error": null}`. When standard input closes,
+the caller is gone or has enough: the kernel is interrupted, given a moment to close what it holds,
+and killed.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def main() -> None:
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
     request = json.loads(sys.stdin.readline() or sys.exit(1))
     threading.Thread(target=_end_with_the_caller, daemon=True).start()
@@ -45,6 +47,7 @@ def main() -> None:
     with open(request["log"], "w") as log:  # noqa: PTH123
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
+    config = Config(KernelManager=request["kernel"])
     cell, error = 0, None
 
     def starts(cell_index: int, **_: Any) -> None:
@@ -53,7 +56,9 @@ def main() -> None:
         events.write(json.dumps({"cell": cell}) + "\n")
 
     try:
-        papermill.execute_notebook(**request["arguments"], on_cell_start=starts, progress_bar=False)
+        papermill.execute_notebook(
+            **request["arguments"], config=config, on_cell_start=starts, progress_bar=False
+        )
     except PapermillExecutionError as failure:
         error = advised(f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}")
     except DeadKernelError:

@@ -30,6 +30,7 @@ from thalweg.pipelines.supervise import End, Progress, Task, executor, in_the_na
 from thalweg.settings import Settings, load
 
 if TYPE_CHECKING:
+    from thalweg.accounts import Account
     from thalweg.pipelines.history import Run
 
 __all__ = ["Progress", "RunFailed", "executor", "rerun", "retry", "run"]
@@ -169,15 +170,19 @@ def rerun(run_id: str, settings: Settings | None = None, progress: Progress | No
 def _run(
     task: Task, settings: Settings, process: subprocess.Popen[str], progress: Progress | None
 ) -> Run:
-    from thalweg import database
-    from thalweg.pipelines import history
+    from thalweg import accounts, database
+    from thalweg.pipelines import history, people
 
     run_id, person = database.new_id(), task.pipeline.person
+    account = people.account(person, settings)
     with (
         history.workplace(run_id, settings) as folder,
         _stoppable(),
-        in_the_name_of(person, process, settings) as process,
+        in_the_name_of(person, account, process, settings) as process,
     ):
+        if account:
+            folder = accounts.passage(folder) / "theirs"
+            folder.mkdir(mode=0o700)
         begun = history.begin(
             run_id, task.pipeline.name, task.values, task.trigger, settings,
             partition=task.partition, attempt=task.attempt, is_last=task.is_last,
@@ -229,8 +234,11 @@ def _said(stop: BaseException) -> str:
 
 def _finish(begun: Run, task: Task, end: End, folder: Path, settings: Settings) -> Run:
     """Save the executed notebook with its record, and stamp the run."""
-    from thalweg.pipelines import history, pages, report
+    from thalweg.pipelines import history, pages, people, report
 
+    account = people.account(task.pipeline.person, settings)
+    if account:
+        _take_notes(begun, folder, account, settings)
     is_dead = task.is_last and end.state == "failed"
     ended = replace(
         history.known(begun, settings),
@@ -239,7 +247,7 @@ def _finish(begun: Run, task: Task, end: End, folder: Path, settings: Settings) 
         ended_at=dt.datetime.now(dt.UTC),
         peak_memory=end.peak_memory,
     )
-    if notebook := _executed(folder):
+    if notebook := _executed(folder, account):
         try:
             if task.is_rerun and task.repeats and end.state == "succeeded":
                 ended = replace(ended, differences=_differences(task.repeats, ended, notebook))
@@ -256,12 +264,24 @@ def _finish(begun: Run, task: Task, end: End, folder: Path, settings: Settings) 
     return ended
 
 
-def _executed(folder: Path) -> dict[str, Any] | None:
+def _executed(folder: Path, account: Account | None) -> dict[str, Any] | None:
     """The notebook as far as it was executed; None without one, or where it was cut (disk full)."""
+    from thalweg import accounts
+
     try:
-        return cast(dict[str, Any], json.loads((folder / "notebook.ipynb").read_text()))
+        text = accounts.read_theirs(folder / "notebook.ipynb", account)
+        return cast(dict[str, Any], json.loads(text))
     except (OSError, ValueError):
         return None
+
+
+def _take_notes(begun: Run, folder: Path, account: Account, settings: Settings) -> None:
+    """Put on record what a person's kernel has noted, which cannot open the record itself."""
+    from thalweg import accounts, record
+
+    with suppress(OSError):
+        text = accounts.read_theirs(folder / "notes", account).decode(errors="replace")
+        record.take(begun.id, text.splitlines(), settings)
 
 
 def _saved(notebook: dict[str, Any], ended: Run, settings: Settings) -> Run:

@@ -23,6 +23,7 @@ from thalweg.pipelines.execute import GRACE
 from thalweg.settings import Settings
 
 if TYPE_CHECKING:
+    from thalweg.accounts import Account
     from thalweg.pipelines.history import Run
     from thalweg.pipelines.specification import Pipeline
 
@@ -71,11 +72,13 @@ class End:
 
 
 @contextmanager
-def executor(environ: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+def executor(
+    environ: dict[str, str] | None = None, **as_whom: Any
+) -> Iterator[subprocess.Popen[str]]:
     """The process that will execute a notebook, started before anybody knows which.
 
     It imports Papermill while the caller imports what it needs itself; both take half a second. It
-    has this environment, or that of the caller.
+    has this environment, or that of the caller, and the account that `as_whom` gives `Popen`.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "thalweg.pipelines.execute"],
@@ -84,6 +87,7 @@ def executor(environ: dict[str, str] | None = None) -> Iterator[subprocess.Popen
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,  # Ctrl-C is for the run, which then stops its kernel
+        **as_whom,
     )
     try:
         yield process
@@ -94,15 +98,20 @@ def executor(environ: dict[str, str] | None = None) -> Iterator[subprocess.Popen
 
 @contextmanager
 def in_the_name_of(
-    person: str | None, process: subprocess.Popen[str], settings: Settings
+    person: str | None,
+    account: Account | None,
+    process: subprocess.Popen[str],
+    settings: Settings,
 ) -> Iterator[subprocess.Popen[str]]:
     """The process for a person's notebook, which has never had our environment; else the given."""
     if person is None:
         yield process
         return
+    from thalweg import accounts
     from thalweg.pipelines import people
 
-    with executor(people.environment(person, settings)) as own:
+    as_whom = accounts.as_them(account) | {"cwd": account.home} if account else {}
+    with executor(people.environment(person, settings), **as_whom) as own:
         yield own
 
 
@@ -116,6 +125,9 @@ def execute(
     progress: Progress | None,
 ) -> None:
     """Execute the notebook within the time limit; what went wrong, in plain words, is in `end`."""
+    from thalweg import accounts, record
+    from thalweg.pipelines import people
+
     late, done = threading.Event(), threading.Event()
 
     def end_late() -> None:
@@ -126,6 +138,10 @@ def execute(
     stdin, stdout = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
     notebook = _input(task, folder, settings)
     cells = len(json.loads(notebook.read_text())["cells"])
+    if account := people.account(task.pipeline.person, settings):
+        if task.is_rerun:
+            record.pin(folder / "notes", str(begun.repeats), settings)
+        accounts.hand_over(folder, account)
     last: dict[str, Any] = {}
     limit.start()
     watcher = threading.Thread(
@@ -233,6 +249,8 @@ def _request(
     }
     if task.is_rerun:
         run["THALWEG_PINNED"] = str(begun.repeats)
+    if people.account(person, settings):
+        run["THALWEG_NOTES"] = str(folder / "notes")
     return {
         "environ": {**around, **run},
         "log": str(folder / "log"),
@@ -242,6 +260,7 @@ def _request(
             "parameters": begun.parameters,
             "cwd": str((people.home(person, settings) if person else None) or folder),
         },
+        "kernel": people.kernel(begun.id, person, settings),
     }
 
 
