@@ -1,4 +1,7 @@
-"""Skill of many reaches: from Iceberg through the pairing to the metrics, beside other ways."""
+"""Skill of many reaches: from Iceberg through the pairing to the metrics, beside other ways.
+
+Each way imports what it alone needs, so that no other has it in its memory.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,13 @@ from contextlib import chdir
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
-import distributed
 import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import scores.continuous
-import xarray as xr
 
 from benchmarks import stores
 from benchmarks.report import Aim, Table, aims, spread
@@ -174,7 +175,9 @@ def _dask(workers: int) -> float:
 
 
 @cache
-def _cluster(workers: int) -> distributed.Client:
+def _cluster(workers: int) -> Any:
+    import distributed
+
     cluster = distributed.LocalCluster(
         n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
     )
@@ -210,6 +213,9 @@ def _pandas() -> float:
 
 
 def _scores() -> float:
+    import scores.continuous
+    import xarray as xr
+
     total = 0.0
     of = scores.continuous
     for _, group in _paired().groupby(["primary_location_id", "configuration_name"]):
