@@ -118,9 +118,9 @@ def _listed(settings: Settings) -> Iterator[Arrival]:
 
 def _told(settings: Settings) -> Iterator[Arrival]:
     """What the queue tells, until it has no more; EventBridge's messages of objects created."""
-    client = botocore.session.get_session().create_client("sqs")
     queue = {"QueueUrl": settings.arrivals_url}
     try:
+        client = botocore.session.get_session().create_client("sqs")
         while messages := client.receive_message(
             **queue, MaxNumberOfMessages=10, WaitTimeSeconds=1
         ).get("Messages"):

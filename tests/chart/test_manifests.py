@@ -37,7 +37,8 @@ def valid(objects, folder):
     """What kubernetes-validate finds wrong."""
     file = folder / "objects.yaml"
     file.write_text("\n---\n".join(map(json.dumps, objects)))
-    command = [toolbox.python().with_name("kubernetes-validate"), "--strict", "--quiet", file]
+    validate = toolbox.python().with_name("kubernetes-validate")
+    command = [toolbox.python(), validate, "--strict", "--quiet", file]
     done = subprocess.run(command, capture_output=True, text=True)
     said = (done.stdout + done.stderr).splitlines()
     return [line for line in said if not any(f"kind {kind} " in line for kind in CUSTOM)]
