@@ -32,6 +32,10 @@ test: env ## Run all tests: units, real servers, a real browser
 test-fast: env ## Run the tests that do not start the whole hub
 	@$(BIN)/python -m pytest -m "not e2e and not hub" -n 2 --dist loadfile
 
+.PHONY: accounts-test
+accounts-test: env ## As root: what one user of this machine can do to what is another's
+	@$(BIN)/python -m pytest tests/e2e/test_people_apart.py --durations=10
+
 .PHONY: chart-test
 chart-test: env ## Render the chart with helm and check what it makes; THALWEG_CHARTS=folder of its parts
 	@$(BIN)/python -m pytest tests/chart

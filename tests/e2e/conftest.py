@@ -22,15 +22,20 @@ from thalweg import settings as settings_module
 from thalweg.hub import state
 from thalweg.settings import Settings
 
+collect_ignore = ["test_people_apart.py"]  # `make accounts-test`
+
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 
 
-def thalweg(settings: Settings, *arguments: str, timeout: float = 240) -> str:
+def thalweg(
+    settings: Settings, *arguments: str, timeout: float = 240, python: str = sys.executable
+) -> str:
     """What the `thalweg` command prints; it must succeed."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("THALWEG_", "PYICEBERG"))}
     done = subprocess.run(
-        [sys.executable, "-m", "thalweg", *arguments, f"--data-dir={settings.data_dir}"],
-        env={k: v for k, v in os.environ.items() if not k.startswith(("THALWEG_", "PYICEBERG"))},
+        [python, "-m", "thalweg", *arguments, f"--data-dir={settings.data_dir}"],
+        env=environ | {"THALWEG_SAMPLE": str(settings.sample)},
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -45,6 +50,7 @@ class Hub:
 
     settings: Settings
     printed: str
+    python: str = sys.executable
 
     @property
     def url(self) -> str:
@@ -59,7 +65,7 @@ class Hub:
         return (self.settings.data_dir / "secrets" / "admin-password").read_text().strip()
 
     def command(self, *arguments: str) -> str:
-        return thalweg(self.settings, *arguments)
+        return thalweg(self.settings, *arguments, python=self.python)
 
     def up(self) -> str:
         """Bring the hub up again, and return what that prints."""
@@ -88,24 +94,24 @@ class Hub:
         assert answer.is_success, answer.text
         return client
 
-    def token(self, name: str = "admin") -> str:
+    def token(self, name: str = "admin", password: str | None = None) -> str:
         """An API token that may do all that the user may."""
-        client = self.log_in(name)
+        client = self.log_in(name, password)
         xsrf = {"_xsrf": client.cookies.get("_xsrf", path="/hub/")}
         answer = client.post(f"/hub/api/users/{name}/tokens", params=xsrf, json={"note": "test"})
         assert answer.is_success, answer.text
         return str(answer.json()["token"])
 
-    def run_code(self, token: str, code: str, timeout: float = 180) -> str:
-        """Run code in a new kernel of the admin's Lab server; what it prints."""
+    def run_code(self, token: str, code: str, timeout: float = 180, name: str = "admin") -> str:
+        """Run code in a new kernel of a person's Lab server; what it prints."""
         headers = {"Authorization": f"token {token}"}
         with httpx.Client(base_url=self.url, headers=headers, timeout=120) as client:
-            started = client.post("/hub/api/users/admin/server")
+            started = client.post(f"/hub/api/users/{name}/server")
             assert started.status_code in (201, 202, 400), started.text
-            wait_for(lambda: client.get("/user/admin/api/status").is_success, 120)
-            kernel = client.post("/user/admin/api/kernels", json={"name": "python3"}).json()
+            wait_for(lambda: client.get(f"/user/{name}/api/status").is_success, 120)
+            kernel = client.post(f"/user/{name}/api/kernels", json={"name": "python3"}).json()
         channel = self.url.replace("http", "ws")
-        channel += f"/user/admin/api/kernels/{kernel['id']}/channels"
+        channel += f"/user/{name}/api/kernels/{kernel['id']}/channels"
         with contextlib.closing(create_connection(channel, timeout, header=headers)) as socket:
             return _execute(socket, code)
 
