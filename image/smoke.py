@@ -31,7 +31,7 @@ def wanted():
             continue  # a laptop's alone: the test of versions says which these are
         brought = [m for m in homes.get(name, ()) if m.isidentifier() and not m.startswith("_")]
         # Beside a module of its own name a package may bring plugins for what is not here.
-        yield from {name} & set(brought) or brought
+        yield from {name.replace("-", "_")} & set(brought) or brought
 
 
 def main():
