@@ -157,8 +157,8 @@ def _check(
         )
     limits = [threshold] if isinstance(threshold, xr.DataArray) else []
     for what, field in (("secondary", secondary), *(("threshold", limit) for limit in limits)):
-        for axis in {*primary.dims} & ({*field.dims} - {"time"}):
-            if not primary[axis].equals(field[axis]):
+        for axis in primary.dims:
+            if axis in field.dims and axis != "time" and not primary[axis].equals(field[axis]):
                 raise InvalidInput(
                     f"primary and {what} are on other grids: {axis} differs; bring one to the "
                     f"other, as with {what}.interp_like(primary)"
