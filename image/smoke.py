@@ -35,7 +35,8 @@ def wanted():
 
 
 def main():
-    modules = sorted(set(wanted()))
+    # The library first: it knows that ecCodes may not come before PROJ.
+    modules = sorted(set(wanted()), key=lambda name: (not name.startswith("thalweg"), name))
     for module in modules:
         importlib.import_module(module)
     print(f"{len(modules)} modules imported")
