@@ -80,7 +80,7 @@ UV = $(firstword $(shell command -v uv) .uv/bin/uv)
 
 .PHONY: terraform-test
 terraform-test: .cache/checkov/.installed ## Check Terraform's files with a mocked AWS, and with checkov
-	@$(BIN)/python -m pytest tests/terraform/test_modules.py --durations=5
+	@$(BIN)/python -m pytest tests/terraform/test_modules.py tests/terraform/test_identity.py --durations=5
 
 .PHONY: terraform-apply-test
 terraform-apply-test: .cache/moto/.installed ## Apply and destroy dev against a stand-in of AWS on this machine
