@@ -273,10 +273,11 @@ def test_a_file_is_what_its_bytes_say(ready: Settings, shared_data: Path) -> Non
             cams.read([landed(other, f"test:{kind}")])
 
 
-def test_pyproj_works_beside_eccodes() -> None:
+@pytest.mark.parametrize("other", ["pyproj", "psycopg"])
+def test_others_work_beside_eccodes(other: str) -> None:
     """In a process in which GRIB comes first: unguarded, that ends with a segmentation fault."""
     code = (
-        "from thalweg.sources import ifs; from pyproj import Transformer; "
+        f"from thalweg.sources import ifs; import {other}; from pyproj import Transformer; "
         "print(Transformer.from_crs(4326, 3857).transform(0, 180))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -28,9 +28,12 @@ from thalweg.raw import RawFile
 from thalweg.sources import Contract
 from thalweg.sources._fields import MEANING, RAW_FILE
 
-# ecCodes brings a PROJ and an old SQLite of its own: what is to have another is loaded before.
+# ecCodes brings a PROJ and an old SQLite of its own: what is to have another is loaded before. So
+# is PostgreSQL's client, or the interpreter crashes when it ends (139).
 if find_spec("pyproj"):
     import_module("pyproj")
+if find_spec("psycopg"):
+    import_module("psycopg")
 import eccodes  # type: ignore[import-untyped]
 
 __all__ = ["Area", "read", "reader"]
