@@ -16,7 +16,8 @@ import botocore.session
 import yaml
 from botocore.exceptions import BotoCoreError, ClientError
 
-from thalweg import ingest, raw, storage
+from thalweg import database, ingest, storage
+from thalweg.database import ArrivalRow
 from thalweg.errors import InvalidInput, NotFound, ThalwegError, Unavailable, nearest
 from thalweg.quarantine import Loaded
 from thalweg.settings import Settings, load
@@ -82,8 +83,11 @@ def take(settings: Settings | None = None) -> Iterator[tuple[str, Loaded | Thalw
     settings = settings or load()
     known = layouts(settings)
     for arrival in waiting(settings):
-        folder = arrival.uri.removeprefix(f"{settings.raw_uri}/{INBOX}/").partition("/")[0]
+        inbox, _, path = arrival.uri.partition(f"{settings.raw_uri}/{INBOX}/")
+        folder = path.partition("/")[0]
         try:
+            if inbox or not folder:
+                raise InvalidInput(f"expected a file below {settings.raw_uri}/{INBOX}/")
             if folder not in known:
                 raise NotFound(
                     f"pipelines/{FILE} does not say how files of {INBOX}/{folder}/ are read"
@@ -104,16 +108,24 @@ def waiting(settings: Settings) -> Iterator[Arrival]:
 
 
 def _listed(settings: Settings) -> Iterator[Arrival]:
-    """Of the inbox, the files that are not registered."""
+    """Of the inbox, the files that were not loaded in their present version."""
     inbox = f"{settings.raw_uri}/{INBOX}"
     files = storage.filesystem(inbox)
     with storage.translated(inbox):
         files.invalidate_cache()
-        found = [files.unstrip_protocol(name) for name in files.find(inbox)]
-    taken = {file.url for file in raw.find("table", settings=settings)}
-    for uri in sorted(found):
-        if uri not in taken:
-            yield Arrival(uri, lambda: None)
+        found = files.find(inbox, detail=True)
+    with database.session(settings) as session:
+        loaded = {row.uri: row.version for row in session.query(ArrivalRow)}
+    for name, about in sorted(found.items()):
+        uri = files.unstrip_protocol(name)
+        version = str(about.get("ETag") or (about["size"], about["mtime"]))
+        if loaded.get(uri) != version:
+            yield Arrival(uri, partial(_keep, ArrivalRow(uri=uri, version=version), settings))
+
+
+def _keep(row: ArrivalRow, settings: Settings) -> None:
+    with database.session(settings) as session, session.begin():
+        session.merge(row)
 
 
 def _told(settings: Settings) -> Iterator[Arrival]:
@@ -125,11 +137,19 @@ def _told(settings: Settings) -> Iterator[Arrival]:
             **queue, MaxNumberOfMessages=10, WaitTimeSeconds=1
         ).get("Messages"):
             for message in messages:
-                about = json.loads(message["Body"])["detail"]
                 handle = message["ReceiptHandle"]
                 yield Arrival(
-                    f"s3://{about['bucket']['name']}/{about['object']['key']}",
+                    _uri(message["Body"]),
                     partial(client.delete_message, **queue, ReceiptHandle=handle),
                 )
     except (ClientError, BotoCoreError) as error:
         raise Unavailable(f"the queue {settings.arrivals_url} does not answer: {error}") from error
+
+
+def _uri(body: str) -> str:
+    """The file that a message tells of; of another message, the message."""
+    try:
+        about = json.loads(body)["detail"]
+        return f"s3://{about['bucket']['name']}/{about['object']['key']}"
+    except (ValueError, KeyError, TypeError):
+        return body

@@ -75,6 +75,25 @@ def test_what_lies_in_the_inbox_is_landed_and_loaded_once(home: Settings) -> Non
     storage.filesystem(unknown).rm_file(unknown)
     assert list(arrivals.take(home)) == []
     assert "Nothing has arrived" in CliRunner().invoke(app, ["arrivals"]).stdout
+    put(home, "gauges/today.csv", CSV.replace(b",100", b",200"))  # newer, under the same name
+    assert [uri for uri, _ in arrivals.take(home)] == [uri]
+    assert flows() == [("usgs-03171000", 5.663)]
+    assert list(arrivals.take(home)) == []
+
+
+def test_what_landed_and_was_not_loaded_is_taken_again(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = put(home, "gauges/today.csv")
+    with monkeypatch.context() as patched:
+
+        def gone(*_: Any) -> None:
+            raise Unavailable("the catalogue is gone")
+
+        patched.setattr(arrivals.ingest, "load", gone)
+        assert [str(said) for _, said in arrivals.take(home)] == ["the catalogue is gone"]
+    assert [uri for uri, _ in arrivals.take(home)] == [uri]
+    assert flows() == [("usgs-03171000", 2.832)]
 
 
 def event(settings: Settings, name: str) -> dict[str, Any]:
@@ -98,6 +117,7 @@ def test_the_queue_is_told_of_what_was_taken_and_of_nothing_else(
     taken = {"QueueUrl": QUEUE, "ReceiptHandle": "handle of gauges/a.csv"}
     with Stubber(client) as stub:
         told = {"Messages": [event(home, name) for name in names]}
+        told["Messages"].append({"ReceiptHandle": "other", "Body": '"a test of the queue"'})
         stub.add_response("receive_message", told, asked)
         for _ in range(2):  # the one that is told twice changes nothing the second time
             stub.add_response("delete_message", {}, taken)
@@ -110,8 +130,9 @@ def test_the_queue_is_told_of_what_was_taken_and_of_nothing_else(
         with pytest.raises(Unavailable, match=f"the queue {QUEUE} does not answer"):
             list(arrivals.waiting(replace(home, arrivals_url=QUEUE)))
     wrong = {uri.rpartition("inbox/")[2]: str(e) for uri, e in found if isinstance(e, Exception)}
-    assert wrong.keys() == {"other/b.csv", "gauges/gone.csv"}
-    assert len(found) == 4
+    assert wrong.keys() == {"other/b.csv", "gauges/gone.csv", '"a test of the queue"'}
+    assert wrong['"a test of the queue"'] == f"expected a file below {home.raw_uri}/inbox/"
+    assert len(found) == 5
 
 
 @pytest.mark.parametrize(
