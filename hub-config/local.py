@@ -6,13 +6,14 @@ import sys
 
 from thalweg import accounts
 from thalweg import settings as settings_module
-from thalweg.hub import environment, own_accounts, processes, proxy, state
+from thalweg.hub import environment, processes, proxy, state
 from thalweg.hub.authenticator import FileAuthenticator
 
 __all__ = ["update", "url"]
 
 settings = settings_module.load()
 ports = state.ports(settings)
+AROUND = environment.service_environment(settings)
 
 
 def url(name):
@@ -63,7 +64,7 @@ def update_services(c, services):
 def process(name, command):
     """How the hub starts a service."""
     wrapped = [sys.executable, "-m", "thalweg.hub.service", name, *command]
-    return {"command": wrapped, "environment": environment.service_environment(settings)}
+    return {"command": wrapped, "environment": AROUND}
 
 
 def behind_login(name, command):
@@ -83,6 +84,8 @@ def update_spawner(c):
     """Lab as a process in a folder a user: of an account of their own, or else of this one."""
     c.Spawner.environment = environment.lab_environment(settings)
     if not accounts.why_shared(settings):
+        from thalweg.hub import own_accounts
+
         c.JupyterHub.spawner_class = own_accounts.AccountSpawner
         # By default kernels listen on TCP, where all of this machine may hear what they print.
         c.Spawner.args = ["--KernelManager.transport=ipc"]
