@@ -10,7 +10,7 @@ from dask_gateway_server.options import Options
 
 from thalweg import accounts
 from thalweg import settings as settings_module
-from thalweg.hub import environment, own_accounts, state
+from thalweg.hub import environment, state
 
 c = get_config()
 settings = settings_module.load()
@@ -49,6 +49,6 @@ def of_user(options, user):
 
 if not accounts.why_shared(settings):
     clusters = accounts.passage(state.folder(settings, "dask-clusters"))
-    c.DaskGateway.backend_class = own_accounts.AccountBackend
+    c.DaskGateway.backend_class = "thalweg.hub.own_accounts.AccountBackend"
     c.AccountBackend.clusters_directory = str(clusters)
     c.Backend.cluster_options = Options(handler=of_user)
