@@ -6,7 +6,7 @@ import sys
 
 from thalweg import accounts
 from thalweg import settings as settings_module
-from thalweg.hub import environment, own_accounts, processes, proxy, state
+from thalweg.hub import environment, own_accounts, processes, proxy, removal, state
 from thalweg.hub.authenticator import FileAuthenticator
 
 __all__ = ["update", "url"]
@@ -30,6 +30,8 @@ def update(c, services):
     c.JupyterHub.cookie_secret_file = str(folder / "cookie_secret")
     c.JupyterHub.authenticator_class = FileAuthenticator
     c.FileAuthenticator.admin_users = {"admin"}
+    # A token of somebody who is no longer in the file lets in no more, as a cookie does not.
+    c.FileAuthenticator.auth_refresh_strict = True
     proxy.update(c, settings)
     update_services(c, services)
     update_spawner(c)
@@ -57,7 +59,19 @@ def update_services(c, services):
             logins.append(login | process(name, behind_login(name, command)))
         else:
             declared |= process(name, command)
-    c.JupyterHub.services += logins
+    token = state.service_token(settings, removal.SERVICE)
+    c.JupyterHub.services += [
+        *logins,
+        {"name": removal.SERVICE, "api_token": token, "display": False},
+    ]
+    c.JupyterHub.load_roles.append(
+        {
+            "name": removal.SERVICE,
+            "description": "`thalweg user remove`",
+            "scopes": ["delete:users"],
+            "services": [removal.SERVICE],
+        }
+    )
 
 
 def process(name, command):

@@ -8,7 +8,9 @@ A file may be told twice: what was loaded already changes nothing.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +26,7 @@ from thalweg.sources.table import Layout, fetch, read
 
 __all__ = ["Arrival", "layouts", "take", "waiting"]
 
+log = logging.getLogger(__name__)
 INBOX = "inbox"
 FILE = "arrivals.yaml"
 #: Words of `thalweg ingest`, by what they are of a layout.
@@ -119,17 +122,32 @@ def _listed(settings: Settings) -> Iterator[Arrival]:
 def _told(settings: Settings) -> Iterator[Arrival]:
     """What the queue tells, until it has no more; EventBridge's messages of objects created."""
     queue = {"QueueUrl": settings.arrivals_url}
-    try:
+    with _answering(settings):
         client = botocore.session.get_session().create_client("sqs")
-        while messages := client.receive_message(
-            **queue, MaxNumberOfMessages=10, WaitTimeSeconds=1
-        ).get("Messages"):
-            for message in messages:
+
+    def done(handle: str) -> None:
+        with _answering(settings):
+            client.delete_message(**queue, ReceiptHandle=handle)
+
+    while True:
+        with _answering(settings):
+            answer = client.receive_message(**queue, MaxNumberOfMessages=10, WaitTimeSeconds=1)
+        if not (messages := answer.get("Messages")):
+            return
+        for message in messages:
+            try:
                 about = json.loads(message["Body"])["detail"]
-                handle = message["ReceiptHandle"]
-                yield Arrival(
-                    f"s3://{about['bucket']['name']}/{about['object']['key']}",
-                    partial(client.delete_message, **queue, ReceiptHandle=handle),
-                )
+                uri = f"s3://{about['bucket']['name']}/{about['object']['key']}"
+            except (ValueError, KeyError, TypeError):
+                log.error("left in the queue, as it tells of no object: %s", message["Body"][:200])
+            else:
+                yield Arrival(uri, partial(done, message["ReceiptHandle"]))
+
+
+@contextmanager
+def _answering(settings: Settings) -> Iterator[None]:
+    """What the SDK says of a queue that does not answer, as `Unavailable`."""
+    try:
+        yield
     except (ClientError, BotoCoreError) as error:
         raise Unavailable(f"the queue {settings.arrivals_url} does not answer: {error}") from error

@@ -91,13 +91,14 @@ def test_the_queue_is_told_of_what_was_taken_and_of_nothing_else(
     put(home, "gauges/a.csv", CSV.replace(b"T00", b"T05"))
     put(home, "other/b.csv")
     names = ["gauges/a.csv", "other/b.csv", "gauges/gone.csv", "gauges/a.csv"]
+    strange = {"ReceiptHandle": "handle of the strange", "Body": '{"detail": "x"}'}
     keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
     session = botocore.session.get_session()
     client = session.create_client("sqs", region_name="us-east-1", **keys)
     asked = {"QueueUrl": QUEUE, "MaxNumberOfMessages": 10, "WaitTimeSeconds": ANY}
     taken = {"QueueUrl": QUEUE, "ReceiptHandle": "handle of gauges/a.csv"}
     with Stubber(client) as stub:
-        told = {"Messages": [event(home, name) for name in names]}
+        told = {"Messages": [strange, *(event(home, name) for name in names)]}
         stub.add_response("receive_message", told, asked)
         for _ in range(2):  # the one that is told twice changes nothing the second time
             stub.add_response("delete_message", {}, taken)
@@ -109,6 +110,10 @@ def test_the_queue_is_told_of_what_was_taken_and_of_nothing_else(
         stub.add_client_error("receive_message", "AccessDenied")
         with pytest.raises(Unavailable, match=f"the queue {QUEUE} does not answer"):
             list(arrivals.waiting(replace(home, arrivals_url=QUEUE)))
+        stub.add_response("receive_message", {"Messages": [event(home, "gauges/a.csv")]}, asked)
+        stub.add_client_error("delete_message", "AccessDenied")
+        with pytest.raises(Unavailable, match="AccessDenied"):
+            list(arrivals.take(replace(home, arrivals_url=QUEUE)))
     wrong = {uri.rpartition("inbox/")[2]: str(e) for uri, e in found if isinstance(e, Exception)}
     assert wrong.keys() == {"other/b.csv", "gauges/gone.csv"}
     assert len(found) == 4

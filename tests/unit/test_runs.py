@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import hashlib
 import io
@@ -161,6 +162,33 @@ def _references(graph: list[dict]) -> Iterator[str]:
             for each in value if isinstance(value, list) else [value]:
                 if isinstance(each, dict):
                     yield each["@id"]
+
+
+def test_a_write_that_changed_nothing_is_repeated_at_the_state_of_then(home: Settings) -> None:
+    warehouse.migrate()
+    row = {"id": ["same-1"], "name": ["A"]}
+    warehouse.write("locations", pa.table(row))
+    code = f"import pyarrow as pa\nfrom thalweg import warehouse\nrows = pa.table({row})\n"
+    write_pipeline(home.home, "same", f"{code}print(warehouse.write('locations', rows))")
+    first = run("same", settings=home)
+    assert [(use.direction, use.name) for use in first.uses] == [("read", "locations")]
+    warehouse.write("locations", pa.table(row | {"name": ["B"]}))
+    again = rerun(first.id, home)
+    assert again.differences == []
+    assert report.unlike(first, again) == []
+
+
+def test_a_page_holds_pictures_of_the_notebook_and_no_file_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who renders it is the hub, and who wrote it may be anybody with a schedule."""
+    (tmp_path / "cookie_secret").write_text("of the hub")
+    monkeypatch.chdir(tmp_path)
+    text = "![x](cookie_secret) <img src='cookie_secret'> ![y](attachment:a.png)"
+    cell = nbformat.v4.new_markdown_cell(text, attachments={"a.png": {"image/png": "bWluZQ=="}})
+    page = report.html(nbformat.v4.new_notebook(cells=[cell]), "mine")
+    assert "data:image/png;base64,bWluZQ==" in page
+    assert base64.b64encode(b"of the hub").decode() not in page
 
 
 def test_outputs_are_compared_without_what_is_new_in_each_run() -> None:

@@ -201,6 +201,8 @@ def _compared(
         version, same = wrote.version, not differ
         record.compared("table", name, version, differ or wrote.rows, is_same=same)
         before = after.snapshot_id
+    elif before is not None and batch.num_rows:
+        record.note("read", "table", name, str(before))
     unchanged = batch.num_rows - rows.num_rows
     return Written(name, merge.added.num_rows, merge.changed.num_rows, unchanged, before)
 
@@ -282,6 +284,8 @@ def _written(name: str, found: Table, merge: _Merge, rows: int) -> Written:
     added, changed = merge.added.num_rows, merge.changed.num_rows
     if snapshot is not None and added + changed:
         record.note("wrote", "table", name, str(snapshot.snapshot_id), added + changed)
+    elif snapshot is not None and rows:
+        record.note("read", "table", name, str(snapshot.snapshot_id))  # for a rerun
     unchanged = rows - added - changed
     return Written(name, added, changed, unchanged, snapshot.snapshot_id if snapshot else None)
 
