@@ -149,7 +149,8 @@ class RunUse(Base):
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
-    direction: Mapped[str] = mapped_column(String(8))  # read | wrote; of a rerun same | differs
+    # read | wrote | same, which was there already; of a rerun also differs
+    direction: Mapped[str] = mapped_column(String(8))
     kind: Mapped[str] = mapped_column(String(8))  # raw | table | gridded
     name: Mapped[str]  # dataset of the raw file, or name of the table or repository
     version: Mapped[str]  # id of the raw file, or id of the snapshot

@@ -315,6 +315,10 @@ def test_a_run_is_its_owners_and_holds_nothing_of_the_hub(
     saved(notebook=notebook(LOOK, parameters=CELL), parameters={"days": 3})
     job = definitions(settings).resolve_job_def("Personal_schedules")
     config = {"ops": {personal.POOL: {"config": {"name": "ada/report", "trigger": "schedule"}}}}
+    personal.answer(ADA, "pause", {"name": "report"}, home)  # while it waits in the queue
+    assert job.execute_in_process(config).success
+    assert history.find("ada/report", settings=home) == []
+    personal.answer(ADA, "resume", {"name": "report"}, home)
     assert job.execute_in_process(config).success
     (done,) = history.find("ada/report", settings=home)
     assert (done.user, done.trigger, done.state) == ("ada", "schedule", "succeeded")
@@ -343,6 +347,7 @@ def test_a_failure_for_good_and_lateness_are_told(
         row = session.get_one(database.ScheduleRow, "ada/report")
         row.since -= 2 * 60 * MINUTE
     assert notify.tell_late([], home) == ["ada/report"]
+    notify.deliver(home)
     assert [to for to, _ in letters] == ["ada@example.org"] * 2
     assert "ZeroDivisionError" in letters[0][1]
     personal.answer(ADA, "pause", {"name": "report"}, home)

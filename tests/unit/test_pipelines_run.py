@@ -175,10 +175,12 @@ def test_a_kernel_that_is_not_there(pipeline: Make) -> None:
     assert error.startswith("NoSuchKernel: No such kernel named fortran; say a kernel that")
 
 
-def test_an_error_in_a_cell(pipeline: Make) -> None:
+def test_an_error_in_a_cell(pipeline: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ipykernel.kernelapp", sys)  # as in Lab
     settings = pipeline("1 + 1", 'raise ValueError("no such gauge")', "2 + 2")
     failed = failure(settings)
     assert (failed.state, failed.error) == ("failed", "In [4]: ValueError: no such gauge")
+    assert failed.trigger == "notebook"
     code = [cell for cell in saved(failed)["cells"] if cell["cell_type"] == "code"]
     assert code[3]["outputs"][0]["ename"] == "ValueError"
     assert code[4]["execution_count"] is None

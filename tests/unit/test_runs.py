@@ -12,6 +12,7 @@ import re
 import socketserver
 import ssl
 import threading
+import time
 import uuid
 import zipfile
 from collections.abc import Iterator
@@ -171,7 +172,7 @@ def test_a_write_that_changed_nothing_is_repeated_at_the_state_of_then(home: Set
     code = f"import pyarrow as pa\nfrom thalweg import warehouse\nrows = pa.table({row})\n"
     write_pipeline(home.home, "same", f"{code}print(warehouse.write('locations', rows))")
     first = run("same", settings=home)
-    assert [(use.direction, use.name) for use in first.uses] == [("read", "locations")]
+    assert [(use.direction, use.name, use.rows) for use in first.uses] == [("same", "locations", 1)]
     warehouse.write("locations", pa.table(row | {"name": ["B"]}))
     again = rerun(first.id, home)
     assert again.differences == []
@@ -392,6 +393,33 @@ def test_a_notice_is_forgotten_that_nobody_could_send(
     assert notify.deliver(home) == set(), "it is gone"
 
 
+def test_a_slow_server_has_nobody_told_twice(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sensor that tells would be stopped, and begin anew with all who are late."""
+    with database.session(home) as session, session.begin():
+        session.query(database.NoticeRow).delete()
+    for name in ("one", "two"):
+        more = "freshness: 6h\nnotify: [{email: a@example.org}]\n"
+        write_pipeline(home.home, name, "1", more=more)
+    home = replace(home, schedules=True, smtp_url="smtp://127.0.0.1:1")
+    sent: list[str] = []
+
+    def slowly(notice: database.NoticeRow, _: Settings) -> None:
+        time.sleep(0.1)
+        sent.append(notice.pipeline)
+
+    monkeypatch.setattr(notify, "_send", slowly)
+    monkeypatch.setattr(notify, "TURN", 0.05)
+    made = definitions(home).get_repository_def()
+    with dg.build_sensor_context(repository_def=made) as context:
+        tick = made.get_sensor_def("tell_people").evaluate_tick(context)
+    assert (tick.cursor, sent) == ("one two", ["one"])
+    for _ in range(2):
+        notify.deliver(home)
+    assert sent == ["one", "two"]
+
+
 @pytest.mark.parametrize("kind", ["smtp", "smtps"])
 def test_a_mail_server_that_nobody_vouches_for_gets_no_password(
     kind: str, home: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -418,6 +446,7 @@ def test_a_mail_server_that_nobody_vouches_for_gets_no_password(
     with serving(socketserver.TCPServer(("127.0.0.1", 0), Impostor)) as port:
         here = replace(home, smtp_url=f"{kind}://ada:secret@localhost:{port}")
         notify.tell(specification.get("broken", here), "late", "text", here)
+        notify.deliver(here)
     assert "CERTIFICATE_VERIFY_FAILED" in caplog.text
     assert not any(heard)
 

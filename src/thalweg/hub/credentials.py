@@ -91,6 +91,7 @@ def issue(person: str, settings: Settings) -> dict[str, Any]:
 
 class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
+    request_queue_size = 256  # the workers of a cluster ask at once, and none asks twice
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

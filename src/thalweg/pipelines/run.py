@@ -17,6 +17,7 @@ import json
 import logging
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -57,7 +58,7 @@ def run(
     parameters: Mapping[str, Any] | None = None,
     *,
     partition: str | None = None,
-    trigger: str = "command",
+    trigger: str | None = None,
     attempt: int | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
@@ -73,8 +74,8 @@ def run(
     partition
         Key of the partition, which gives parameters too.
     trigger
-        Who asked: `command`, `dagster`, `schedule` (that of a person) or `notebook`; `retry` and
-        `rerun` set their own.
+        Who asked: `dagster`, `schedule` (that of a person), `backfill`; by default `notebook` from
+        the kernel of one, else `command`. `retry` and `rerun` set their own.
     attempt
         Of a scheduler that tries again by itself: 1 for the first. A failure after the last of the
         pipeline's retries is a dead letter, of which those are told that its specification names.
@@ -102,6 +103,7 @@ def run(
         pipeline = specification.get(name, settings)
         values = pipeline.values(parameters, partition)
         is_last = attempt is not None and attempt > pipeline.retries.attempts
+        trigger = trigger or ("notebook" if "ipykernel.kernelapp" in sys.modules else "command")
         task = Task(pipeline, values, partition, trigger, attempt or 1, is_last, stop=stop)
         return _run(task, settings, process, progress)
 
