@@ -142,7 +142,7 @@ def deliver(settings: Settings) -> set[str]:
 
 
 def _notices(pipeline: Pipeline, event: str, text: str) -> list[NoticeRow]:
-    subject = f"Thalweg: {pipeline.title}"
+    subject = " ".join(f"Thalweg: {pipeline.title}".split())  # a header is one line
     return [
         NoticeRow(id=database.new_id(), pipeline=pipeline.name, webhook=each.webhook,
                   email=each.email, subject=subject, text=text)
