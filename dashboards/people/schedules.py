@@ -126,7 +126,7 @@ class Schedules:
             **{key: escape(str(value)) for key, value in each["parameters"].items()},
         }
         lines = "".join(
-            f"<tr><th scope=row>{escape(key)}</th><td>{value}</td></tr>"
+            f"<tr><th scope=row>{escape(key)}</th><td class=words>{value}</td></tr>"
             for key, value in about.items()
         )
         yield f"<div class=scroll><table>{lines}</table></div>"

@@ -7,10 +7,11 @@ A file may be told twice: what was loaded already changes nothing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +19,7 @@ import botocore.session
 import yaml
 from botocore.exceptions import BotoCoreError, ClientError
 
-from thalweg import ingest, raw, storage
+from thalweg import ingest, storage
 from thalweg.errors import InvalidInput, NotFound, ThalwegError, Unavailable, nearest
 from thalweg.quarantine import Loaded
 from thalweg.settings import Settings, load
@@ -28,6 +29,8 @@ __all__ = ["Arrival", "layouts", "take", "waiting"]
 
 log = logging.getLogger(__name__)
 INBOX = "inbox"
+#: What lies here says which files of the inbox were loaded, and in which state.
+TAKEN = "inbox-taken"
 FILE = "arrivals.yaml"
 #: Words of `thalweg ingest`, by what they are of a layout.
 WORDS = {
@@ -107,16 +110,24 @@ def waiting(settings: Settings) -> Iterator[Arrival]:
 
 
 def _listed(settings: Settings) -> Iterator[Arrival]:
-    """Of the inbox, the files that are not registered."""
-    inbox = f"{settings.raw_uri}/{INBOX}"
+    """Of the inbox, the files that were not taken as they are now."""
+    inbox, marks = f"{settings.raw_uri}/{INBOX}", f"{settings.raw_uri}/{TAKEN}"
     files = storage.filesystem(inbox)
     with storage.translated(inbox):
         files.invalidate_cache()
-        found = [files.unstrip_protocol(name) for name in files.find(inbox)]
-    taken = {file.url for file in raw.find("table", settings=settings)}
-    for uri in sorted(found):
-        if uri not in taken:
-            yield Arrival(uri, lambda: None)
+        found = files.find(inbox, detail=True)
+        taken = {name.rpartition("/")[2] for name in files.find(marks)}
+    for name, about in sorted(found.items()):
+        uri = files.unstrip_protocol(name)
+        state = uri, about["size"], about.get("ETag") or about.get("mtime")
+        mark = hashlib.sha256(repr(state).encode()).hexdigest()
+        if mark not in taken:
+            yield Arrival(uri, partial(_mark, f"{marks}/{mark}"))
+
+
+def _mark(uri: str) -> None:
+    with suppress(FileExistsError):
+        storage.put_new(uri, b"taken")
 
 
 def _told(settings: Settings) -> Iterator[Arrival]:

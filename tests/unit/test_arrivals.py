@@ -13,7 +13,7 @@ import pytest
 from botocore.stub import ANY, Stubber
 from typer.testing import CliRunner
 
-from thalweg import arrivals, database, raw, storage, warehouse
+from thalweg import arrivals, database, ingest, raw, storage, warehouse
 from thalweg.cli import app
 from thalweg.errors import InvalidInput, Unavailable
 from thalweg.settings import Settings
@@ -75,6 +75,28 @@ def test_what_lies_in_the_inbox_is_landed_and_loaded_once(home: Settings) -> Non
     storage.filesystem(unknown).rm_file(unknown)
     assert list(arrivals.take(home)) == []
     assert "Nothing has arrived" in CliRunner().invoke(app, ["arrivals"]).stdout
+
+
+def test_what_lies_in_the_inbox_is_told_until_it_is_loaded_and_again_when_it_is_another(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has landed before it is loaded; and many put each day's file in the place of the last."""
+
+    def gone(*_: Any) -> None:
+        raise Unavailable("the catalogue does not answer")
+
+    uri = put(home, "gauges/again.csv", CSV.replace(b"T00", b"T07"))
+    with monkeypatch.context() as down:
+        down.setattr(ingest, "load", gone)
+        ((_, error),) = arrivals.take(home)
+        assert isinstance(error, Unavailable)
+    before = len(flows())
+    assert [each for each, _ in arrivals.take(home)] == [uri]
+    assert len(flows()) == before + 1
+    put(home, "gauges/again.csv", CSV.replace(b"T00", b"T08"))
+    assert [each for each, _ in arrivals.take(home)] == [uri]
+    assert len(flows()) == before + 2
+    assert list(arrivals.take(home)) == []
 
 
 def event(settings: Settings, name: str) -> dict[str, Any]:
