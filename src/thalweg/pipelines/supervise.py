@@ -223,6 +223,7 @@ def _watch(
 ) -> None:
     """Look after the kernel: its memory, a sign of life for the record, a wish to cancel it."""
     import psutil
+    from sqlalchemy.exc import SQLAlchemyError
 
     from thalweg.pipelines import history
 
@@ -237,7 +238,7 @@ def _watch(
         if time.monotonic() < next_beat:
             continue
         next_beat = time.monotonic() + BEAT
-        with suppress(Unavailable):  # the next one may get through
+        with suppress(Unavailable, SQLAlchemyError):  # the next one may get through
             if (by := history.beat(begun.id, settings)) and not done.is_set():
                 end.fails(f"cancelled by {by}", "cancelled")
                 return _stop(process)
