@@ -6,13 +6,14 @@ import sys
 
 from thalweg import accounts
 from thalweg import settings as settings_module
-from thalweg.hub import environment, own_accounts, processes, proxy, removal, state
+from thalweg.hub import environment, processes, proxy, state, users
 from thalweg.hub.authenticator import FileAuthenticator
 
 __all__ = ["update", "url"]
 
 settings = settings_module.load()
 ports = state.ports(settings)
+AROUND = environment.service_environment(settings)
 
 
 def url(name):
@@ -59,17 +60,15 @@ def update_services(c, services):
             logins.append(login | process(name, behind_login(name, command)))
         else:
             declared |= process(name, command)
-    token = state.service_token(settings, removal.SERVICE)
-    c.JupyterHub.services += [
-        *logins,
-        {"name": removal.SERVICE, "api_token": token, "display": False},
-    ]
+    token = state.service_token(settings, users.REMOVAL)
+    removal = {"name": users.REMOVAL, "api_token": token, "display": False}
+    c.JupyterHub.services += [*logins, removal]
     c.JupyterHub.load_roles.append(
         {
-            "name": removal.SERVICE,
+            "name": users.REMOVAL,
             "description": "`thalweg user remove`",
             "scopes": ["delete:users"],
-            "services": [removal.SERVICE],
+            "services": [users.REMOVAL],
         }
     )
 
@@ -77,7 +76,7 @@ def update_services(c, services):
 def process(name, command):
     """How the hub starts a service."""
     wrapped = [sys.executable, "-m", "thalweg.hub.service", name, *command]
-    return {"command": wrapped, "environment": environment.service_environment(settings)}
+    return {"command": wrapped, "environment": AROUND}
 
 
 def behind_login(name, command):
@@ -97,6 +96,8 @@ def update_spawner(c):
     """Lab as a process in a folder a user: of an account of their own, or else of this one."""
     c.Spawner.environment = environment.lab_environment(settings)
     if not accounts.why_shared(settings):
+        from thalweg.hub import own_accounts
+
         c.JupyterHub.spawner_class = own_accounts.AccountSpawner
         # By default kernels listen on TCP, where all of this machine may hear what they print.
         c.Spawner.args = ["--KernelManager.transport=ipc"]

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import psutil
@@ -114,7 +114,10 @@ def peak() -> Iterator[list[int]]:
 
 def _workers() -> Iterable[psutil.Process]:
     """All below this process but the object store, which every way has."""
-    return [p for p in psutil.Process().children(recursive=True) if "weed" not in p.name()]
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it may have ended since
+            if "weed" not in process.name():
+                yield process
 
 
 def _measured(does: Callable[[], object], lost: Callable[[], int]) -> Queue:

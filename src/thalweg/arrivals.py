@@ -7,11 +7,8 @@ A file may be told twice: what was loaded already changes nothing.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +16,8 @@ import botocore.session
 import yaml
 from botocore.exceptions import BotoCoreError, ClientError
 
-from thalweg import ingest, storage
+from thalweg import database, ingest, storage
+from thalweg.database import ArrivalRow
 from thalweg.errors import InvalidInput, NotFound, ThalwegError, Unavailable, nearest
 from thalweg.quarantine import Loaded
 from thalweg.settings import Settings, load
@@ -27,10 +25,7 @@ from thalweg.sources.table import Layout, fetch, read
 
 __all__ = ["Arrival", "layouts", "take", "waiting"]
 
-log = logging.getLogger(__name__)
 INBOX = "inbox"
-#: What lies here says which files of the inbox were loaded, and in which state.
-TAKEN = "inbox-taken"
 FILE = "arrivals.yaml"
 #: Words of `thalweg ingest`, by what they are of a layout.
 WORDS = {
@@ -88,8 +83,11 @@ def take(settings: Settings | None = None) -> Iterator[tuple[str, Loaded | Thalw
     settings = settings or load()
     known = layouts(settings)
     for arrival in waiting(settings):
-        folder = arrival.uri.removeprefix(f"{settings.raw_uri}/{INBOX}/").partition("/")[0]
+        inbox, _, path = arrival.uri.partition(f"{settings.raw_uri}/{INBOX}/")
+        folder = path.partition("/")[0]
         try:
+            if inbox or not folder:
+                raise InvalidInput(f"expected a file below {settings.raw_uri}/{INBOX}/")
             if folder not in known:
                 raise NotFound(
                     f"pipelines/{FILE} does not say how files of {INBOX}/{folder}/ are read"
@@ -110,55 +108,48 @@ def waiting(settings: Settings) -> Iterator[Arrival]:
 
 
 def _listed(settings: Settings) -> Iterator[Arrival]:
-    """Of the inbox, the files that were not taken as they are now."""
-    inbox, marks = f"{settings.raw_uri}/{INBOX}", f"{settings.raw_uri}/{TAKEN}"
+    """Of the inbox, the files that were not loaded in their present version."""
+    inbox = f"{settings.raw_uri}/{INBOX}"
     files = storage.filesystem(inbox)
     with storage.translated(inbox):
         files.invalidate_cache()
         found = files.find(inbox, detail=True)
-        taken = {name.rpartition("/")[2] for name in files.find(marks)}
+    with database.session(settings) as session:
+        loaded = {row.uri: row.version for row in session.query(ArrivalRow)}
     for name, about in sorted(found.items()):
         uri = files.unstrip_protocol(name)
-        state = uri, about["size"], about.get("ETag") or about.get("mtime")
-        mark = hashlib.sha256(repr(state).encode()).hexdigest()
-        if mark not in taken:
-            yield Arrival(uri, partial(_mark, f"{marks}/{mark}"))
+        version = str(about.get("ETag") or (about["size"], about["mtime"]))
+        if loaded.get(uri) != version:
+            yield Arrival(uri, partial(_keep, ArrivalRow(uri=uri, version=version), settings))
 
 
-def _mark(uri: str) -> None:
-    with suppress(FileExistsError):
-        storage.put_new(uri, b"taken")
+def _keep(row: ArrivalRow, settings: Settings) -> None:
+    with database.session(settings) as session, session.begin():
+        session.merge(row)
 
 
 def _told(settings: Settings) -> Iterator[Arrival]:
     """What the queue tells, until it has no more; EventBridge's messages of objects created."""
     queue = {"QueueUrl": settings.arrivals_url}
-    with _answering(settings):
-        client = botocore.session.get_session().create_client("sqs")
-
-    def done(handle: str) -> None:
-        with _answering(settings):
-            client.delete_message(**queue, ReceiptHandle=handle)
-
-    while True:
-        with _answering(settings):
-            answer = client.receive_message(**queue, MaxNumberOfMessages=10, WaitTimeSeconds=1)
-        if not (messages := answer.get("Messages")):
-            return
-        for message in messages:
-            try:
-                about = json.loads(message["Body"])["detail"]
-                uri = f"s3://{about['bucket']['name']}/{about['object']['key']}"
-            except (ValueError, KeyError, TypeError):
-                log.error("left in the queue, as it tells of no object: %s", message["Body"][:200])
-            else:
-                yield Arrival(uri, partial(done, message["ReceiptHandle"]))
-
-
-@contextmanager
-def _answering(settings: Settings) -> Iterator[None]:
-    """What the SDK says of a queue that does not answer, as `Unavailable`."""
     try:
-        yield
+        client = botocore.session.get_session().create_client("sqs")
+        while messages := client.receive_message(
+            **queue, MaxNumberOfMessages=10, WaitTimeSeconds=1
+        ).get("Messages"):
+            for message in messages:
+                handle = message["ReceiptHandle"]
+                yield Arrival(
+                    _uri(message["Body"]),
+                    partial(client.delete_message, **queue, ReceiptHandle=handle),
+                )
     except (ClientError, BotoCoreError) as error:
         raise Unavailable(f"the queue {settings.arrivals_url} does not answer: {error}") from error
+
+
+def _uri(body: str) -> str:
+    """The file that a message tells of; of another message, the message."""
+    try:
+        about = json.loads(body)["detail"]
+        return f"s3://{about['bucket']['name']}/{about['object']['key']}"
+    except (ValueError, KeyError, TypeError):
+        return body

@@ -39,6 +39,7 @@ from thalweg.private import folder
 from thalweg.settings import Settings, load
 
 __all__ = [
+    "ArrivalRow",
     "Base",
     "NoticeRow",
     "RawFileRow",
@@ -184,6 +185,15 @@ class NoticeRow(Base):
     subject: Mapped[str]
     text: Mapped[str]
     tried_at: Mapped[dt.datetime | None]  # for a while after it, others leave it alone
+
+
+class ArrivalRow(Base):
+    """A file of the inbox that was loaded, in the version that it had then."""
+
+    __tablename__ = "arrivals"
+
+    uri: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[str]  # ETag, or size and time of change
 
 
 def new_id() -> str:

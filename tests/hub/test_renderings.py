@@ -12,7 +12,7 @@ import pytest
 from traitlets.config import Config
 
 from thalweg import settings as settings_module
-from thalweg.hub import removal
+from thalweg.hub import users
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "hub-config"))
@@ -38,7 +38,7 @@ SERVICE_DIFFERENCES = {
 }
 ROLES_OF_THE_CLUSTER = {"metrics": "Prometheus reads the hub's metrics with a token"}
 #: `thalweg user remove`; on a cluster people are removed where they log in.
-OF_THE_LAPTOP = {removal.SERVICE}
+OF_THE_LAPTOP = {users.REMOVAL}
 SPAWNER_DIFFERENCES = {
     "args": "--allow-root, where all share the account of root, or kernels on UNIX sockets, where "
     "each has an account of their own: a pod has no root and a network of its own",

@@ -13,7 +13,7 @@ import pytest
 from botocore.stub import ANY, Stubber
 from typer.testing import CliRunner
 
-from thalweg import arrivals, database, ingest, raw, storage, warehouse
+from thalweg import arrivals, database, raw, storage, warehouse
 from thalweg.cli import app
 from thalweg.errors import InvalidInput, Unavailable
 from thalweg.settings import Settings
@@ -75,28 +75,25 @@ def test_what_lies_in_the_inbox_is_landed_and_loaded_once(home: Settings) -> Non
     storage.filesystem(unknown).rm_file(unknown)
     assert list(arrivals.take(home)) == []
     assert "Nothing has arrived" in CliRunner().invoke(app, ["arrivals"]).stdout
+    put(home, "gauges/today.csv", CSV.replace(b",100", b",200"))  # newer, under the same name
+    assert [uri for uri, _ in arrivals.take(home)] == [uri]
+    assert flows() == [("usgs-03171000", 5.663)]
+    assert list(arrivals.take(home)) == []
 
 
-def test_what_lies_in_the_inbox_is_told_until_it_is_loaded_and_again_when_it_is_another(
+def test_what_landed_and_was_not_loaded_is_taken_again(
     home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has landed before it is loaded; and many put each day's file in the place of the last."""
+    uri = put(home, "gauges/today.csv")
+    with monkeypatch.context() as patched:
 
-    def gone(*_: Any) -> None:
-        raise Unavailable("the catalogue does not answer")
+        def gone(*_: Any) -> None:
+            raise Unavailable("the catalogue is gone")
 
-    uri = put(home, "gauges/again.csv", CSV.replace(b"T00", b"T07"))
-    with monkeypatch.context() as down:
-        down.setattr(ingest, "load", gone)
-        ((_, error),) = arrivals.take(home)
-        assert isinstance(error, Unavailable)
-    before = len(flows())
-    assert [each for each, _ in arrivals.take(home)] == [uri]
-    assert len(flows()) == before + 1
-    put(home, "gauges/again.csv", CSV.replace(b"T00", b"T08"))
-    assert [each for each, _ in arrivals.take(home)] == [uri]
-    assert len(flows()) == before + 2
-    assert list(arrivals.take(home)) == []
+        patched.setattr(arrivals.ingest, "load", gone)
+        assert [str(said) for _, said in arrivals.take(home)] == ["the catalogue is gone"]
+    assert [uri for uri, _ in arrivals.take(home)] == [uri]
+    assert flows() == [("usgs-03171000", 2.832)]
 
 
 def event(settings: Settings, name: str) -> dict[str, Any]:
@@ -113,14 +110,14 @@ def test_the_queue_is_told_of_what_was_taken_and_of_nothing_else(
     put(home, "gauges/a.csv", CSV.replace(b"T00", b"T05"))
     put(home, "other/b.csv")
     names = ["gauges/a.csv", "other/b.csv", "gauges/gone.csv", "gauges/a.csv"]
-    strange = {"ReceiptHandle": "handle of the strange", "Body": '{"detail": "x"}'}
     keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
     session = botocore.session.get_session()
     client = session.create_client("sqs", region_name="us-east-1", **keys)
     asked = {"QueueUrl": QUEUE, "MaxNumberOfMessages": 10, "WaitTimeSeconds": ANY}
     taken = {"QueueUrl": QUEUE, "ReceiptHandle": "handle of gauges/a.csv"}
     with Stubber(client) as stub:
-        told = {"Messages": [strange, *(event(home, name) for name in names)]}
+        told = {"Messages": [event(home, name) for name in names]}
+        told["Messages"].append({"ReceiptHandle": "other", "Body": '"a test of the queue"'})
         stub.add_response("receive_message", told, asked)
         for _ in range(2):  # the one that is told twice changes nothing the second time
             stub.add_response("delete_message", {}, taken)
@@ -132,13 +129,10 @@ def test_the_queue_is_told_of_what_was_taken_and_of_nothing_else(
         stub.add_client_error("receive_message", "AccessDenied")
         with pytest.raises(Unavailable, match=f"the queue {QUEUE} does not answer"):
             list(arrivals.waiting(replace(home, arrivals_url=QUEUE)))
-        stub.add_response("receive_message", {"Messages": [event(home, "gauges/a.csv")]}, asked)
-        stub.add_client_error("delete_message", "AccessDenied")
-        with pytest.raises(Unavailable, match="AccessDenied"):
-            list(arrivals.take(replace(home, arrivals_url=QUEUE)))
     wrong = {uri.rpartition("inbox/")[2]: str(e) for uri, e in found if isinstance(e, Exception)}
-    assert wrong.keys() == {"other/b.csv", "gauges/gone.csv"}
-    assert len(found) == 4
+    assert wrong.keys() == {"other/b.csv", "gauges/gone.csv", '"a test of the queue"'}
+    assert wrong['"a test of the queue"'] == f"expected a file below {home.raw_uri}/inbox/"
+    assert len(found) == 5
 
 
 @pytest.mark.parametrize(

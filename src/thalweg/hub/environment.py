@@ -8,6 +8,7 @@ by the default chains of the AWS SDK and of PyIceberg.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,8 @@ __all__ = [
     "of_person",
     "service_environment",
 ]
+
+WEBHOOK = re.compile(r"""\bwebhook["']?:\s*["']?([A-Z][A-Z0-9_]*)""")
 
 
 def data_environment(settings: Settings) -> dict[str, str]:
@@ -74,8 +77,6 @@ def data_environment(settings: Settings) -> dict[str, str]:
 
 def service_environment(settings: Settings) -> dict[str, str]:
     """Environment of the hub itself and of its services."""
-    from thalweg.pipelines import notify
-
     return data_environment(settings) | {
         "THALWEG_INSTANCE": state.instance(settings),
         "THALWEG_ACCOUNTS": "shared" if accounts.why_shared(settings) else "own",
@@ -89,7 +90,7 @@ def service_environment(settings: Settings) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "THALWEG_SMTP_URL": settings.smtp_url,
         "THALWEG_MAIL_FROM": settings.mail_from,
-        **notify.webhooks(settings),
+        **_webhooks(settings),
         **local_ray.ENVIRONMENT,
     }
 
@@ -131,6 +132,17 @@ def of_person(account: Account, settings: Settings) -> dict[str, str]:
     command = ["/bin/sh", "-c", write, "sh", around["THALWEG_DASK_TOKEN_FILE"]]
     subprocess.run(command, input=token.encode(), check=True, **accounts.as_them(account))
     return around
+
+
+def _webhooks(settings: Settings) -> dict[str, str]:
+    """The variables that pipelines name for URLs of webhooks, as far as this process has them.
+
+    The words alone are looked at: to read pipelines costs the start half a second.
+    """
+    files = (settings.home / "pipelines").glob("*/pipeline.yaml")
+    said = (file.read_text(errors="replace") for file in files)
+    names = {name for text in said for name in WEBHOOK.findall(text)}
+    return {name: os.environ[name] for name in names & os.environ.keys()}
 
 
 def _dask_token_file(settings: Settings) -> Path:

@@ -18,10 +18,8 @@ from thalweg.hub import processes, state, users
 from thalweg.pipelines import history, personal
 from thalweg.settings import Settings
 
-__all__ = ["SERVICE", "Removed", "remove"]
+__all__ = ["Removed", "remove"]
 
-#: By which name JupyterHub knows who may have it forget people.
-SERVICE = "user-removal"
 #: Seconds that a run may take to end, longer than its kernel needs.
 PATIENCE = 40.0
 
@@ -84,7 +82,7 @@ def _paused(name: str, settings: Settings) -> tuple[str, ...]:
 def _forget(name: str, settings: Settings) -> None:
     """Have JupyterHub stop the person's server, and end their sessions and tokens."""
     url = f"http://127.0.0.1:{state.ports(settings)['hub']}/hub/api/users/{name}"
-    token = state.service_token(settings, SERVICE)
+    token = state.service_token(settings, users.REMOVAL)
     try:
         answer = httpx.delete(url, headers={"Authorization": f"token {token}"}, timeout=60)
     except httpx.HTTPError as error:

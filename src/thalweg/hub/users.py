@@ -24,9 +24,21 @@ from thalweg.errors import InvalidInput, NotFound, nearest
 from thalweg.hub import state
 from thalweg.settings import Settings
 
-__all__ = ["ADMIN", "add", "ensure_admin", "groups", "names", "remove", "set_password", "verify"]
+__all__ = [
+    "ADMIN",
+    "REMOVAL",
+    "add",
+    "ensure_admin",
+    "groups",
+    "names",
+    "remove",
+    "set_password",
+    "verify",
+]
 
 ADMIN = "admin"
+#: The service of the hub by which `thalweg.hub.removal` has it forget people.
+REMOVAL = "user-removal"
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 hasher = PasswordHasher()
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from thalweg.pipelines.history import Run
     from thalweg.pipelines.specification import Pipeline
 
-__all__ = ["Late", "dead_letter", "deliver", "late", "tell", "tell_late", "webhooks"]
+__all__ = ["Late", "dead_letter", "deliver", "late", "tell", "tell_late"]
 
 URL = re.compile(r"\S+://\S*")
 PATIENCE = 10  # seconds to wait for a server
@@ -184,13 +184,6 @@ def _try(notice: NoticeRow, settings: Settings) -> None:
         return
     with database.session(settings) as session, session.begin():
         session.execute(sa.delete(NoticeRow).filter_by(id=notice.id))
-
-
-def webhooks(settings: Settings) -> dict[str, str]:
-    """The variables with URLs of webhooks that pipelines name, as far as this process has them."""
-    told = [each for p in specification.all(settings).values() for each in p.notify]
-    names = {each.webhook for each in told if each.webhook}
-    return {name: os.environ[name] for name in names & os.environ.keys()}
 
 
 def _send(notice: NoticeRow, settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """What `thalweg up` says when the machine is not ready for it; each as a user would meet it."""
 
+import json
 import os
 import re
 import socket
@@ -107,3 +108,32 @@ def test_of_two_that_make_a_secret_at_once_one_wins(tmp_path):
 def test_help_has_examples():
     help_text = thalweg("up", "--help").stdout
     assert "thalweg up --port 8080 --detach" in help_text
+
+
+def test_services_know_the_webhooks_and_the_start_imports_little(tmp_path):
+    """What pipelines name is handed on; reading them, or the database, would delay the hub."""
+    pipelines = {
+        "good": "notify:\n  - webhook: THE_HOOK  # Slack\n    on: [dead_letter]\n",
+        "short": "notify: [{'webhook': \"OTHER_HOOK\"}, {webhook: UNSET_HOOK}]\n",
+        "broken": "title: [\nwebhooks: NO_HOOK\n",
+    }
+    for name, text in pipelines.items():
+        (tmp_path / "pipelines" / name).mkdir(parents=True)
+        (tmp_path / "pipelines" / name / "pipeline.yaml").write_text(text)
+    with (tmp_path / "pipelines" / "broken" / "pipeline.yaml").open("ab") as file:
+        file.write(b"\xff")  # the hub starts all the same
+    asked = (
+        "import json, sys; from thalweg import settings;"
+        "from thalweg.hub import environment, stack;"
+        "around = environment.service_environment(settings.load());"
+        "print(json.dumps([[n for n in around if n.endswith('_HOOK')], list(sys.modules)]))"
+    )
+    hooks = dict.fromkeys(("THE_HOOK", "OTHER_HOOK", "NO_HOOK", "STRANGE"), "https://example.org")
+    home = {"THALWEG_HOME": str(tmp_path), "THALWEG_DATA_DIR": str(tmp_path / "data")}
+    done = subprocess.run(
+        [sys.executable, "-c", asked], env=os.environ | hooks | home, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    known, modules = json.loads(done.stdout)
+    assert sorted(known) == ["OTHER_HOOK", "THE_HOOK"]
+    assert not {"sqlalchemy", "pydantic", "pyiceberg", "numpy"} & set(modules)
