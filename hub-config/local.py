@@ -6,7 +6,7 @@ import sys
 
 from thalweg import accounts
 from thalweg import settings as settings_module
-from thalweg.hub import environment, processes, proxy, state
+from thalweg.hub import environment, processes, proxy, state, users
 from thalweg.hub.authenticator import FileAuthenticator
 
 __all__ = ["update", "url"]
@@ -31,6 +31,8 @@ def update(c, services):
     c.JupyterHub.cookie_secret_file = str(folder / "cookie_secret")
     c.JupyterHub.authenticator_class = FileAuthenticator
     c.FileAuthenticator.admin_users = {"admin"}
+    # A token of somebody who is no longer in the file lets in no more, as a cookie does not.
+    c.FileAuthenticator.auth_refresh_strict = True
     proxy.update(c, settings)
     update_services(c, services)
     update_spawner(c)
@@ -58,7 +60,17 @@ def update_services(c, services):
             logins.append(login | process(name, behind_login(name, command)))
         else:
             declared |= process(name, command)
-    c.JupyterHub.services += logins
+    token = state.service_token(settings, users.REMOVAL)
+    removal = {"name": users.REMOVAL, "api_token": token, "display": False}
+    c.JupyterHub.services += [*logins, removal]
+    c.JupyterHub.load_roles.append(
+        {
+            "name": users.REMOVAL,
+            "description": "`thalweg user remove`",
+            "scopes": ["delete:users"],
+            "services": [users.REMOVAL],
+        }
+    )
 
 
 def process(name, command):

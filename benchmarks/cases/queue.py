@@ -103,13 +103,13 @@ def peak() -> Iterator[list[int]]:
         while not done.wait(1):
             greatest[0] = max(greatest[0], processes.memory(_workers()))
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield greatest
-    finally:
-        done.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as aside:
+        looking = aside.submit(look)
+        try:
+            yield greatest
+        finally:
+            done.set()
+        looking.result()
 
 
 def _workers() -> Iterable[psutil.Process]:

@@ -19,13 +19,19 @@ from thalweg.dashboards import schedules as support
 from thalweg.errors import ThalwegError
 from thalweg.pipelines import personal
 from thalweg.pipelines.parts import Schedule
-from thalweg.pipelines.schedules import name_of, read
+from thalweg.pipelines.schedules import name_of
 from thalweg.settings import load
 
 LOOK_AGAIN = 10_000  # ms
 EMPTY = (
     "<h2>No schedule yet</h2><p>Choose a notebook below and say when it runs, or in a notebook: "
     "<code>thalweg.schedule(&quot;report.ipynb&quot;, cron=&quot;15 6 * * *&quot;)</code></p>"
+)
+NO_NOTEBOOK = (
+    '<div class="message">No notebook to choose from: save one in Lab, then load this page again. '
+    "Where your folder cannot be seen from here, as on a cluster, a notebook schedules itself or "
+    "another: <code>thalweg.schedule(&quot;report.ipynb&quot;, cron=&quot;15 6 * * *&quot;)</code>."
+    "</div>"
 )
 
 
@@ -50,9 +56,11 @@ class Schedules:
 
     def ask(self, verb: str, path: Path | None = None, **arguments: Any) -> Any:
         """Ask for something in this person's name; None, and a message, where it cannot be done."""
+        if verb == "save" and path is None:
+            return self.say("Choose a notebook first.")
         try:
             if path:
-                arguments["notebook"] = read(path)
+                arguments["notebook"] = support.read(self.who, path, load())
             told = personal.answer(self.who, verb, arguments)
         except ThalwegError as error:
             return self.say(str(error))
@@ -118,7 +126,7 @@ class Schedules:
             **{key: escape(str(value)) for key, value in each["parameters"].items()},
         }
         lines = "".join(
-            f"<tr><th scope=row>{escape(key)}</th><td>{value}</td></tr>"
+            f"<tr><th scope=row>{escape(key)}</th><td class=words>{value}</td></tr>"
             for key, value in about.items()
         )
         yield f"<div class=scroll><table>{lines}</table></div>"
@@ -159,12 +167,13 @@ class Form:
             each.param.watch(self.look, "value")
         self.look()
         head = "<h2>Schedule a notebook</h2><p>A copy of it, as it is saved now.</p>"
+        hint = [] if self.files else [NO_NOTEBOOK]
         self.card = Card()
         self.card.show(
             ("form",),
             lambda: [
-                head, self.file, self.name, self.parameters, self.cron, self.zone, self.preview,
-                self.limit, save,
+                head, *hint, self.file, self.name, self.parameters, self.cron, self.zone,
+                self.preview, self.limit, save,
             ],
         )  # fmt: skip
         self.view = self.card.view

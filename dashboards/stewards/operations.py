@@ -135,7 +135,7 @@ class Operations:
             yield f'<div class="message">{escape(run.error)}</div>'
         yield pn.Row(*(self.button(name, words, run) for name, words in DOES[run.state].items()))
         uses = "".join(
-            f"<tr><th scope=row>{use.direction}</th><td>{escape(use.name)}</td>"
+            f"<tr><th scope=row>{use.direction}</th><td class=words>{escape(use.name)}</td>"
             f"<td>{'' if use.rows is None else f'{use.rows:,}'}</td></tr>"
             for use in run.uses
         )

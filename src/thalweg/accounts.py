@@ -7,6 +7,7 @@ to log in with. Where the hub was not started as root, all share the account tha
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pwd
@@ -15,7 +16,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,13 @@ __all__ = [
     "environment",
     "find",
     "hand_over",
+    "home",
     "ids",
     "make_run_folder",
+    "owner",
     "passage",
     "read_theirs",
+    "retire",
     "run_folder",
     "safe",
     "why_shared",
@@ -46,6 +50,10 @@ PLAIN = re.compile(r"[a-z][a-z0-9_-]{0,20}")
 #: Ids of the accounts, and of the group that each has alone.
 IDS = (30_000, 39_999)
 SHELL = "/usr/sbin/nologin"
+#: End of the comment of an account whose person was removed.
+REMOVED = " removed"
+#: Bytes of what a person has left that are read at once.
+LARGEST = 300_000_000
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,12 @@ def safe(person: str) -> str:
     return f"{slug or 'x'}.{hashlib.sha256(person.encode()).hexdigest()[:8]}"
 
 
+def home(person: str, settings: Settings) -> Path:
+    """A person's folder, with or without an account: named as they are, as far as that can be."""
+    is_plain = re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", person)
+    return settings.data_dir / "home" / (person if is_plain else safe(person))
+
+
 def ensure(person: str, settings: Settings) -> Account:
     """The person's account with its folders, made where they are missing; only root can.
 
@@ -107,11 +121,10 @@ def ensure(person: str, settings: Settings) -> Account:
         low, high = IDS
         ranges = {"UID_MIN": low, "UID_MAX": high, "GID_MIN": low, "GID_MAX": high}
         keys = [word for key, value in ranges.items() for word in ("--key", f"{key}={value}")]
-        home = settings.data_dir / "home" / safe(person)
         made = subprocess.run(
             ["useradd", *keys, "--user-group", "--no-create-home", "--no-log-init", "--badname",
-             f"--home-dir={home}", f"--shell={SHELL}", f"--comment={_comment(person, settings)}",
-             name],
+             f"--home-dir={home(person, settings)}", f"--shell={SHELL}",
+             f"--comment={_comment(person, settings)}", name],
             capture_output=True, text=True,
         )  # fmt: skip
         account = find(person, settings)
@@ -135,11 +148,42 @@ def find(person: str, settings: Settings) -> Account | None:
         entry = pwd.getpwnam(name)
     except KeyError:
         return None
+    if entry.pw_gecos == _comment(person, settings) + REMOVED:
+        raise Unavailable(
+            f"{person} was removed, and the account {name} is kept as the owner of what they had: "
+            f"take another name, or, once all of that is gone or another's, `userdel {name}`"
+        )
     if entry.pw_gecos != _comment(person, settings) or entry.pw_uid == 0:
         raise Unavailable(f"the account {name} was not made for {person} of this hub: remove it")
-    home = settings.data_dir / "home" / safe(person)
     runtime = run_folder(settings) / safe(person)
-    return Account(person, name, entry.pw_uid, entry.pw_gid, home, runtime)
+    theirs = home(person, settings)
+    return Account(person, name, entry.pw_uid, entry.pw_gid, theirs, runtime)
+
+
+def owner(uid: int, people: Iterable[str], settings: Settings) -> str | None:
+    """Which of these people the account of this id was made for; None if it is none of theirs."""
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        return None
+    made = {(_name(each, settings), _comment(each, settings)): each for each in people}
+    return made.get((entry.pw_name, entry.pw_gecos))
+
+
+def retire(person: str, settings: Settings) -> Account | None:
+    """Lock the person's account for good; None where there is none.
+
+    It stays, so that no other gets its id and with it what it has left. Raises `Unavailable` where
+    it cannot be locked, or is another's.
+    """
+    account = find(person, settings)
+    if account:
+        comment = f"--comment={_comment(person, settings)}{REMOVED}"
+        command = ["usermod", "--lock", "--expiredate=1", comment, account.name]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise Unavailable(f"cannot lock the account {account.name}: {done.stderr.strip()}")
+    return account
 
 
 def ids(settings: Settings) -> set[int]:
@@ -211,14 +255,18 @@ def hand_over(path: Path, account: Account) -> None:
 def read_theirs(path: Path, account: Account | None) -> bytes:
     """What a person's process has left in its folder: their own plain file, whatever it points to.
 
-    A link would have us read for them what they cannot read themselves; OSError for one.
+    A link would have us read for them what they cannot read themselves; OSError for one, and for a
+    file too large to be held in memory.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode) or (account and about.st_uid != account.uid):
             raise PermissionError(f"{path} is not a file of {account and account.name}")
-        return file.read()
+        content = file.read(LARGEST + 1 if account else -1)
+    if account and len(content) > LARGEST:
+        raise OSError(errno.EFBIG, f"larger than {LARGEST / 1e6:.0f} MB", str(path))
+    return content
 
 
 def _name(person: str, settings: Settings) -> str:

@@ -31,7 +31,7 @@ from sqlalchemy import (
     event,
     text,
 )
-from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, InternalError, OperationalError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from thalweg.errors import InvalidInput, Unavailable
@@ -150,7 +150,8 @@ class RunUse(Base):
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
-    direction: Mapped[str] = mapped_column(String(8))  # read | wrote; of a rerun same | differs
+    # read | wrote | same, which was there already; of a rerun also differs
+    direction: Mapped[str] = mapped_column(String(8))
     kind: Mapped[str] = mapped_column(String(8))  # raw | table | gridded
     name: Mapped[str]  # dataset of the raw file, or name of the table or repository
     version: Mapped[str]  # id of the raw file, or id of the snapshot
@@ -222,9 +223,9 @@ def session(settings: Settings | None = None) -> Iterator[Session]:
     try:
         with Session(engine((settings or load()).database)) as session:
             yield session
-    except (OperationalError, ProgrammingError) as error:
-        is_bug = isinstance(error, ProgrammingError)
-        if is_bug and getattr(error.orig, "sqlstate", None) != NO_TABLE:
+    except (OperationalError, ProgrammingError, InternalError) as error:
+        is_bug = not isinstance(error, OperationalError)
+        if is_bug and getattr(error.orig, "sqlstate", None) not in (NO_TABLE, READ_ONLY):
             raise
         said = str(error.orig).strip().partition("\n")[0]
         is_full = "disk is full" in said
@@ -248,8 +249,9 @@ def engine(url: str) -> Engine:
 
 
 _migrating = threading.Lock()
-#: PostgreSQL's code for a table that is not there.
-NO_TABLE = "42P01"
+#: PostgreSQL's codes for a table that is not there, and for a server that takes no changes, as one
+#: whose place another has taken.
+NO_TABLE, READ_ONLY = "42P01", "25006"
 #: Lets one process migrate at a time, until the end of its transaction.
 ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(7264)"}
 

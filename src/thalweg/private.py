@@ -13,7 +13,17 @@ from pathlib import Path
 from thalweg.errors import Unavailable
 from thalweg.settings import Settings
 
-__all__ = ["ADMIN", "USER", "folder", "instance", "private_file", "socket_path", "without_secrets"]
+__all__ = [
+    "ADMIN",
+    "PASSWORD",
+    "USER",
+    "folder",
+    "holds_secret",
+    "instance",
+    "private_file",
+    "socket_path",
+    "without_secrets",
+]
 
 #: Headers by which the hub's login tells the app behind it who asks, and whether an admin of the
 #: hub; those that a client sends are replaced.
@@ -25,6 +35,25 @@ SECRET = re.compile(
     r"|credentials?))=",
     re.I,
 )
+
+
+#: A user or password in an address.
+PASSWORD = re.compile(r"(https?://[^/?#]*|://[^/?#]*:[^/?#]*)@", re.I)
+#: Keys that have a form of their own: of AWS, GitHub and Slack, and private ones.
+KEY = re.compile(
+    r"\b(AKIA|ASIA)[A-Z0-9]{16}\b|\b(gh[pousr]_|github_pat_|xox[a-z]-)\w{8}"
+    r"|hooks\.slack\.com/services/\w|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
+
+
+def holds_secret(text: str) -> bool:
+    """Whether something in a text lets in whoever reads it, as far as its form tells.
+
+    >>> holds_secret("https://ada:pa55@example.org/f.csv"), holds_secret("01013500")
+    (True, False)
+    """
+    pairs = text.partition("?")[2].split("&") if "://" in text else []
+    return bool(PASSWORD.search(text) or KEY.search(text) or any(map(SECRET.match, pairs)))
 
 
 def without_secrets(url: str) -> str:

@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from thalweg import database, record, storage
 from thalweg.database import RawFileRow
 from thalweg.errors import InvalidInput, NotFound, Unavailable
-from thalweg.private import without_secrets
+from thalweg.private import PASSWORD, without_secrets
 from thalweg.settings import Settings, load
 
 __all__ = ["Progress", "RawFile", "Verified", "find", "get", "land", "period", "read", "verify"]
@@ -29,7 +29,6 @@ __all__ = ["Progress", "RawFile", "Verified", "find", "get", "land", "period", "
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 STREAMS = 8
 BLOCK = 8 * 2**20
-PASSWORD = re.compile(r"(https?://[^/?#]*|://[^/?#]*:[^/?#]*)@", re.I)
 #: Called with how many are done, and of how many.
 Progress = Callable[[int, int], None]
 

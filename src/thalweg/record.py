@@ -28,6 +28,7 @@ from thalweg.errors import Unavailable
 from thalweg.settings import Settings
 
 __all__ = [
+    "Direction",
     "compared",
     "current_run_id",
     "note",
@@ -63,11 +64,11 @@ def pinned_uses(kind: Kind, name: str) -> list[database.RunUse]:
     return _uses(run_id, kind, name) if run_id else []
 
 
-def pinned_version(kind: Kind, name: str) -> str | None:
+def pinned_version(kind: Kind, name: str, did: Direction = "read") -> str | None:
     """The version that the repeated run read at this point; None where it did not, or no rerun.
 
     That is the first that it read after as many writes of its own as the rerun has made again, else
-    the one that it had written last.
+    the one that it had written last. `did="same"`: that with which it compared what it would write.
     """
     found, writes = None, 0
     for use in pinned_uses(kind, name):
@@ -76,7 +77,8 @@ def pinned_version(kind: Kind, name: str) -> str | None:
             if writes > _repeated[kind, name]:
                 break
             found = None
-        found = found or use.version
+        if use.direction in (did, "wrote"):
+            found = found or use.version
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,9 +21,10 @@ from websocket import create_connection
 
 import thalweg
 from thalweg import database, settings, storage
+from thalweg.accounts import Account
 from thalweg.dashboards import schedules
 from thalweg.errors import InvalidInput, NotFound
-from thalweg.pipelines import history, personal
+from thalweg.pipelines import history, people, personal
 from thalweg.pipelines.parts import Schedule
 from thalweg.pipelines.personal import Person
 from thalweg.pipelines.run import run
@@ -148,6 +150,38 @@ def test_api_and_page_are_each_persons_own(
     with monkeypatch.context() as patch:
         who_asks_is_who_the_login_says(home, address, patch, tmp_path)
     a_person_schedules_pauses_and_removes(home, address, page)
+
+
+def test_a_notebook_is_read_as_a_file_of_its_owner(
+    home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page runs as root, say, and its list of files is old by the time that one is chosen."""
+    ada, bobs = Person("ada"), tmp_path / "of_bob.ipynb"
+    (path,) = schedules.notebooks(ada, home).values()
+    assert len(schedules.read(ada, path, home)["cells"]) == 2
+    bobs.write_text(path.read_text())
+    path.unlink()
+    path.symlink_to(bobs)
+    with pytest.raises(InvalidInput, match=r"cannot read My report\.ipynb: Too many levels"):
+        schedules.read(ada, path, home)
+    path.unlink()
+    os.mkfifo(path)  # for which somebody else would wait for ever
+    with pytest.raises(InvalidInput, match="it is not a file of yours"):
+        schedules.read(ada, path, home)
+    other = Account("ada", "ada", os.getuid() + 1, os.getgid(), tmp_path, tmp_path)
+    monkeypatch.setattr(people, "account", lambda *_: other)
+    with pytest.raises(InvalidInput, match="it is not a file of yours"):
+        schedules.read(ada, bobs, home)
+
+
+def test_without_a_notebook_the_page_says_where_to_put_one(
+    home: Settings, address: str, browser: Browser
+) -> None:
+    with closing(browser.new_page(extra_http_headers=BOB)) as page:
+        page.goto(f"{address}/schedules")
+        expect(page.get_by_text("No notebook to choose from")).to_be_visible(timeout=30_000)
+        page.get_by_role("button", name="Schedule it").click()
+        expect(page.get_by_text("Choose a notebook first.")).to_be_visible()
 
 
 def a_person_schedules_pauses_and_removes(home: Settings, address: str, page: Page) -> None:

@@ -172,3 +172,21 @@ def test_groups_hold(hub):
     client.get("/hub/spawn")
     assert "JupyterLab" not in client.get("/hub/home").text
     assert client.get("/user/admin/lab").status_code in (403, 404)
+
+
+def test_who_is_removed_is_out_and_what_they_had_is_kept(hub):
+    """Password, cookie and token let in no more, and nothing of theirs works on."""
+    password = hub.command("user", "add", "eve").split()[-1]
+    token = hub.token("eve", password)
+    hub.run_code(token, "open('mine.txt', 'w').write('mine')", name="eve")
+    client, ours = hub.log_in("eve", password), {"Authorization": f"token {token}"}
+    assert httpx.get(f"{hub.url}/hub/api/user", headers=ours).json()["name"] == "eve"
+    done = json.loads(hub.command("user", "remove", "eve", "--yes", "--json"))
+    assert (Path(done["home"]) / "mine.txt").read_text() == "mine"
+    assert Path(done["home"]).parent.stat().st_mode & 0o777 == 0o700
+    assert httpx.get(f"{hub.url}/hub/api/user", headers=ours).status_code == 403
+    assert client.get("/hub/home").url.path == "/hub/login"
+    form = {"username": "eve", "password": password, "_xsrf": client.cookies["_xsrf"]}
+    assert client.post("/hub/login", data=form).status_code == 403
+    assert "lab:eve" not in hub.status()
+    assert "eve" not in json.loads(hub.command("user", "list", "--json"))

@@ -8,6 +8,7 @@ system's own of the same version runs the same packages.
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -321,3 +322,21 @@ def test_a_scheduled_notebook_runs_as_who_has_scheduled_it(hub, people, bob):
     assert (run["state"], run["user"]) == ("succeeded", "bob")
     assert [(use["direction"], use["name"]) for use in run["uses"]] == [("read", "configurations")]
     assert "JUPYTERHUB_API_TOKEN" not in json.dumps(run)
+
+
+def test_who_is_removed_works_no_more_and_leaves_all_to_the_keeper(hub, people, bob):
+    done = json.loads(hub.command("user", "remove", "bob", "--yes", "--json"))
+    account = pwd.getpwuid(bob["uid"])
+    assert (done["account"], done["schedules"]) == (account.pw_name, ["bob/report"])
+    kept = Path(done["home"])
+    assert (kept / "secret.txt").read_text() == "of bob"
+    assert (kept.stat().st_uid, kept.parent.stat().st_uid) == (bob["uid"], 0)
+    assert kept.parent.stat().st_mode & 0o777 == 0o700
+    assert not any(p.uids().real == bob["uid"] for p in processes.of_hub(hub.settings))
+    shadow = Path("/etc/shadow").read_text()
+    assert re.search(rf"^{account.pw_name}:!", shadow, re.M)
+    ours = {"Authorization": f"token {people['bob']}"}
+    assert httpx.get(f"{hub.url}/hub/api/user", headers=ours).status_code == 403
+    with pytest.raises(AssertionError, match=f"bob was removed.*userdel {account.pw_name}"):
+        hub.command("user", "add", "bob")
+    assert "own" in hub.run_code(people["alice"], WORKS, name="alice"), "others work on"

@@ -12,6 +12,7 @@ import pytest
 from traitlets.config import Config
 
 from thalweg import settings as settings_module
+from thalweg.hub import users
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "hub-config"))
@@ -36,6 +37,8 @@ SERVICE_DIFFERENCES = {
     "timeout": "a laptop's hub does not wait for pages that it starts itself",
 }
 ROLES_OF_THE_CLUSTER = {"metrics": "Prometheus reads the hub's metrics with a token"}
+#: `thalweg user remove`; on a cluster people are removed where they log in.
+OF_THE_LAPTOP = {users.REMOVAL}
 SPAWNER_DIFFERENCES = {
     "args": "--allow-root, where all share the account of root, or kernels on UNIX sockets, where "
     "each has an account of their own: a pod has no root and a network of its own",
@@ -89,7 +92,7 @@ def by_name(items):
 def test_services_are_the_same(both):
     here, there = (by_name(c.JupyterHub.services) for c in both)
     logins = {f"{name}-login" for name, s in SERVICES.items() if s.get("web")}
-    assert set(here) - logins == set(there) - {"prometheus"}
+    assert set(here) - logins - OF_THE_LAPTOP == set(there) - {"prometheus"}
     for name in SERVICES:
         keys = {*here[name], *there[name]}
         differing = {k for k in keys if here[name].get(k) != there[name].get(k)}
@@ -99,6 +102,7 @@ def test_services_are_the_same(both):
 
 def test_roles_and_scopes_are_the_same(both):
     here, there = (by_name(c.JupyterHub.load_roles) for c in both)
+    here = {n: r for n, r in here.items() if n not in OF_THE_LAPTOP}
     assert {n: r for n, r in there.items() if n not in ROLES_OF_THE_CLUSTER} == here
 
 

@@ -10,7 +10,8 @@ import pytest
 from thalweg import accounts, database, record
 from thalweg import settings as settings_module
 from thalweg.accounts import Account
-from thalweg.errors import InvalidInput
+from thalweg.errors import InvalidInput, Unavailable
+from thalweg.hub import users
 from thalweg.pipelines import history
 
 ROOT = os.geteuid() == 0
@@ -127,6 +128,40 @@ def test_what_a_kernel_notes_in_a_file_is_of_its_run_alone(settings, tmp_path, m
         kernel.setenv("THALWEG_DATABASE_URL", "sqlite:////nowhere/at-all.db")
         assert record.pinned_version("table", "locations") == "7"
         assert record.pinned_uses("table", "metrics") == []
+
+
+def test_a_folder_is_named_as_its_person_with_or_without_an_account(settings):
+    """So that who was in a hub of one account finds what they had in one of many."""
+    for person in ("ada", "hydrology-research-team-lead"):
+        assert accounts.home(person, settings) == settings.data_dir / "home" / person
+    for person in ("../../etc", "Ana@example.org", "x" * 40):
+        assert accounts.home(person, settings).parent == settings.data_dir / "home"
+
+
+@pytest.mark.skipif(not ROOT, reason="only root makes accounts")
+def test_the_account_of_who_was_removed_is_nobodys_again(settings):
+    account = accounts.ensure("ada", settings)
+    try:
+        assert accounts.owner(account.uid, ["bob", "ada"], settings) == "ada"
+        assert accounts.owner(account.uid, ["bob"], settings) is None
+        assert accounts.owner(os.getuid(), ["ada"], settings) is None
+        assert accounts.retire("ada", settings) == account
+        _, password, *_, expires, _ = next(
+            line.split(":")
+            for line in Path("/etc/shadow").read_text().splitlines()
+            if line.startswith(f"{account.name}:")
+        )
+        assert (password[0], expires) == ("!", "1")
+        assert accounts.owner(account.uid, ["ada"], settings) is None, "no keys"
+        assert account.uid in accounts.ids(settings), "what is left of it is found and ended"
+        for again in (accounts.ensure, lambda *a: users.add(a[1], a[0], [])):
+            with pytest.raises(Unavailable, match=f"ada was removed.*userdel {account.name}"):
+                again("ada", settings)
+    finally:
+        subprocess.run(["userdel", account.name], check=True)
+        account.runtime.rmdir()
+        account.runtime.parent.rmdir()
+    assert accounts.retire("ada", settings) is None
 
 
 @pytest.mark.skipif(not ROOT, reason="only root makes accounts")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,10 +19,21 @@ import pytest
 from typer.testing import CliRunner
 
 import thalweg
-from thalweg import database, storage
+from thalweg import accounts, database, record, storage
+from thalweg.accounts import Account
 from thalweg.cli import app
-from thalweg.errors import InvalidInput, NotFound
-from thalweg.pipelines import history, inspection, notify, people, personal, specification
+from thalweg.errors import InvalidInput, NotFound, Unavailable
+from thalweg.pipelines import (
+    execute,
+    history,
+    inspection,
+    notify,
+    people,
+    personal,
+    specification,
+    supervise,
+)
+from thalweg.pipelines import run as runner
 from thalweg.pipelines.definitions import definitions
 from thalweg.pipelines.parts import Schedule
 from thalweg.pipelines.personal import Person
@@ -302,6 +315,10 @@ def test_a_run_is_its_owners_and_holds_nothing_of_the_hub(
     saved(notebook=notebook(LOOK, parameters=CELL), parameters={"days": 3})
     job = definitions(settings).resolve_job_def("Personal_schedules")
     config = {"ops": {personal.POOL: {"config": {"name": "ada/report", "trigger": "schedule"}}}}
+    personal.answer(ADA, "pause", {"name": "report"}, home)  # while it waits in the queue
+    assert job.execute_in_process(config).success
+    assert history.find("ada/report", settings=home) == []
+    personal.answer(ADA, "resume", {"name": "report"}, home)
     assert job.execute_in_process(config).success
     (done,) = history.find("ada/report", settings=home)
     assert (done.user, done.trigger, done.state) == ("ada", "schedule", "succeeded")
@@ -330,10 +347,53 @@ def test_a_failure_for_good_and_lateness_are_told(
         row = session.get_one(database.ScheduleRow, "ada/report")
         row.since -= 2 * 60 * MINUTE
     assert notify.tell_late([], home) == ["ada/report"]
+    notify.deliver(home)
     assert [to for to, _ in letters] == ["ada@example.org"] * 2
     assert "ZeroDivisionError" in letters[0][1]
     personal.answer(ADA, "pause", {"name": "report"}, home)
     assert notify.late(home) == []
+
+
+def test_a_run_without_an_account_is_on_record(
+    home: Settings, saved: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(notify=["ada@example.org"])
+
+    def none(person: str | None, settings: Settings) -> None:
+        raise Unavailable(f"cannot make the account of {person}")
+
+    monkeypatch.setattr(people, "account", none)
+    with pytest.raises(Unavailable):
+        run("ada/report", attempt=4, trigger="schedule", settings=home)
+    (run_,) = history.find("ada/report", settings=home)
+    assert (run_.state, run_.error) == ("dead", "cannot make the account of ada")
+    with database.session(home) as session:
+        assert "cannot make the account" in session.query(database.NoticeRow).one().text
+
+
+def test_what_a_persons_process_tells_and_leaves_is_held_to_a_form(
+    home: Settings, saved: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = 'no json\n[1]\n{"cell": 1}\n' + "x" * 300_000 + '\n{"error": null}\n{"cell": 2}\n'
+    assert list(supervise._told(io.StringIO(told))) == [{"cell": 1}, {"error": None}]
+    assert len(execute.advised("No space left [Errno 28] " * 10_000)) < 6_000
+    assert execute.advised("[Errno 28]" + "x" * 10_000).endswith("make room on it")
+
+    def gone(*_: Any) -> None:
+        raise Unavailable("the database does not answer")
+
+    saved()
+    mine = Account("ada", "ada", os.getuid(), os.getgid(), tmp_path, tmp_path)
+    task = supervise.Task(personal.get("ada/report", home), {}, None, "schedule", 1)
+    (tmp_path / "notes").write_text("{}")
+    (tmp_path / "notebook.ipynb").write_text(json.dumps(notebook("1")))
+    monkeypatch.setattr(record, "take", gone)  # and the run is stamped all the same
+    for largest, state in ((10_000, "succeeded"), (100, "failed")):
+        monkeypatch.setattr(accounts, "LARGEST", largest)
+        begun = history.begin(database.new_id(), "ada/report", {}, "schedule", home)
+        ended = runner._finish(begun, task, supervise.End(account=mine), tmp_path, home)
+        assert ended.state == state == history.get(begun.id, home).state, ended.error
+    assert "too large to be kept" in str(ended.error)
 
 
 def test_a_home_is_the_hubs_or_ones_own(home: Settings) -> None:

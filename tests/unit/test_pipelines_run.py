@@ -157,6 +157,28 @@ def test_pages_are_rendered_one_at_a_time_or_when_they_are_read(
     assert not (due / first.id).exists(), "what cannot be rendered is not tried again"
 
 
+def test_the_clone_is_looked_at_whoever_has_it_and_left_as_it_is(tmp_path: Path) -> None:
+    """Who commits in it meanwhile finds no lock of ours."""
+
+    def git(*words: str) -> None:
+        me = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+        subprocess.run(["git", "-C", tmp_path, *me, *words], check=True, capture_output=True)
+
+    git("init")
+    (file := tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-m", "one")
+    os.utime(file, (1, 1))
+    before = (tmp_path / ".git" / "index").read_bytes()
+    commit, dirty = history._git(tmp_path)
+    assert (len(str(commit)), dirty) == (40, False)
+    assert (tmp_path / ".git" / "index").read_bytes() == before
+    if os.geteuid() == 0:
+        for path in (tmp_path, *tmp_path.rglob("*")):
+            os.chown(path, 12345, 12345)
+        assert history._git(tmp_path) == (commit, False)
+
+
 def test_nothing_starts_with_wrong_parameters(pipeline: Make) -> None:
     settings = pipeline("1")
     before = len(history.find("work", limit=1000, settings=settings))
@@ -175,10 +197,12 @@ def test_a_kernel_that_is_not_there(pipeline: Make) -> None:
     assert error.startswith("NoSuchKernel: No such kernel named fortran; say a kernel that")
 
 
-def test_an_error_in_a_cell(pipeline: Make) -> None:
+def test_an_error_in_a_cell(pipeline: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ipykernel.kernelapp", sys)  # as in Lab
     settings = pipeline("1 + 1", 'raise ValueError("no such gauge")', "2 + 2")
     failed = failure(settings)
     assert (failed.state, failed.error) == ("failed", "In [4]: ValueError: no such gauge")
+    assert failed.trigger == "notebook"
     code = [cell for cell in saved(failed)["cells"] if cell["cell_type"] == "code"]
     assert code[3]["outputs"][0]["ename"] == "ValueError"
     assert code[4]["execution_count"] is None

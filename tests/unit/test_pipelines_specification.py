@@ -393,6 +393,26 @@ def test_refusal(type: str, text: Any) -> None:
         parameter(type).convert(text)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "https://ada:pa55@example.org/f.csv",
+        "s3://b/f?X-Amz-Signature=0a1b",
+        "AKIAIOSFODNN7EXAMPLE",
+        "x ghp_abcdefghijklmnopqrstuvwxyz0123456789",
+        "-----BEGIN PRIVATE KEY-----",
+    ],
+)
+def test_a_value_that_lets_in_is_no_parameter_and_is_not_told(value: str) -> None:
+    for type in ("string", "list"):
+        with pytest.raises(ValueError, match="looks like a secret") as refused:
+            parameter(type, pattern="x").convert([value] if type == "list" else value)
+        assert value not in str(refused.value)
+    with pytest.raises(ValueError, match="looks like a secret"):
+        parameter("string", default=value)
+    assert parameter("string").convert("https://example.org/f?site=1") != value
+
+
 @pytest.mark.parametrize("cron", ["*/15 * * * *", "0,30 6-18/2 1 jan-MAR 1-5", "05 22-4 * * sun,7"])
 def test_crons_that_dagster_takes(cron: str) -> None:
     assert specification.Schedule(cron=cron).cron == cron

@@ -228,6 +228,17 @@ def test_connections_that_were_cut_are_made_anew(registry: Settings) -> None:
     assert raw.find() == [file]
 
 
+@pytest.mark.parametrize("empty", ["postgresql"], indirect=True)
+def test_a_server_that_takes_no_changes_does_not_answer(registry: Settings) -> None:
+    """As the one from which another has taken over: what is to be kept waits."""
+    begun = history.begin(new_id(), "ingest", {}, "command", registry)
+    url = registry.database
+    read_only = replace(registry, database_url=f"{url}&options=-cdefault_transaction_read_only=on")
+    assert history.known(begun, read_only) == begun
+    with pytest.raises(Unavailable, match=r"read-only transaction.*is the hub up"):
+        history.beat(begun.id, read_only)
+
+
 def test_a_server_that_is_gone_is_one_clear_line() -> None:
     url = "postgresql+psycopg://thalweg:secret@127.0.0.1:9/thalweg"
     with pytest.raises(Unavailable, match="does not answer") as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import hashlib
 import io
@@ -11,6 +12,7 @@ import re
 import socketserver
 import ssl
 import threading
+import time
 import uuid
 import zipfile
 from collections.abc import Iterator
@@ -161,6 +163,33 @@ def _references(graph: list[dict]) -> Iterator[str]:
             for each in value if isinstance(value, list) else [value]:
                 if isinstance(each, dict):
                     yield each["@id"]
+
+
+def test_a_write_that_changed_nothing_is_repeated_at_the_state_of_then(home: Settings) -> None:
+    warehouse.migrate()
+    row = {"id": ["same-1"], "name": ["A"]}
+    warehouse.write("locations", pa.table(row))
+    code = f"import pyarrow as pa\nfrom thalweg import warehouse\nrows = pa.table({row})\n"
+    write_pipeline(home.home, "same", f"{code}print(warehouse.write('locations', rows))")
+    first = run("same", settings=home)
+    assert [(use.direction, use.name, use.rows) for use in first.uses] == [("same", "locations", 1)]
+    warehouse.write("locations", pa.table(row | {"name": ["B"]}))
+    again = rerun(first.id, home)
+    assert again.differences == []
+    assert report.unlike(first, again) == []
+
+
+def test_a_page_holds_pictures_of_the_notebook_and_no_file_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who renders it is the hub, and who wrote it may be anybody with a schedule."""
+    (tmp_path / "cookie_secret").write_text("of the hub")
+    monkeypatch.chdir(tmp_path)
+    text = "![x](cookie_secret) <img src='cookie_secret'> ![y](attachment:a.png)"
+    cell = nbformat.v4.new_markdown_cell(text, attachments={"a.png": {"image/png": "bWluZQ=="}})
+    page = report.html(nbformat.v4.new_notebook(cells=[cell]), "mine")
+    assert "data:image/png;base64,bWluZQ==" in page
+    assert base64.b64encode(b"of the hub").decode() not in page
 
 
 def test_outputs_are_compared_without_what_is_new_in_each_run() -> None:
@@ -363,6 +392,33 @@ def test_a_notice_is_forgotten_that_nobody_could_send(
     assert notify.deliver(home) == set(), "it is gone"
 
 
+def test_a_slow_server_has_nobody_told_twice(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sensor that tells would be stopped, and begin anew with all who are late."""
+    with database.session(home) as session, session.begin():
+        session.query(database.NoticeRow).delete()
+    for name in ("one", "two"):
+        more = "freshness: 6h\nnotify: [{email: a@example.org}]\n"
+        write_pipeline(home.home, name, "1", more=more)
+    home = replace(home, schedules=True, smtp_url="smtp://127.0.0.1:1")
+    sent: list[str] = []
+
+    def slowly(notice: database.NoticeRow, _: Settings) -> None:
+        time.sleep(0.1)
+        sent.append(notice.pipeline)
+
+    monkeypatch.setattr(notify, "_send", slowly)
+    monkeypatch.setattr(notify, "TURN", 0.05)
+    made = definitions(home).get_repository_def()
+    with dg.build_sensor_context(repository_def=made) as context:
+        tick = made.get_sensor_def("tell_people").evaluate_tick(context)
+    assert (tick.cursor, sent) == ("one two", ["one"])
+    for _ in range(2):
+        notify.deliver(home)
+    assert sent == ["one", "two"]
+
+
 @pytest.mark.parametrize("kind", ["smtp", "smtps"])
 def test_a_mail_server_that_nobody_vouches_for_gets_no_password(
     kind: str, home: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -389,6 +445,7 @@ def test_a_mail_server_that_nobody_vouches_for_gets_no_password(
     with serving(socketserver.TCPServer(("127.0.0.1", 0), Impostor)) as port:
         here = replace(home, smtp_url=f"{kind}://ada:secret@localhost:{port}")
         notify.tell(specification.get("broken", here), "late", "text", here)
+        notify.deliver(here)
     assert "CERTIFICATE_VERIFY_FAILED" in caplog.text
     assert not any(heard)
 

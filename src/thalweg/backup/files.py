@@ -16,7 +16,7 @@ from thalweg.settings import Settings
 __all__ = ["pack", "refuse_unless_empty", "unpack"]
 
 #: On a cluster there is neither: homes are volumes, and people log in at their institution.
-FOUND = ("home", "secrets/users.json")
+FOUND = ("home", "removed", "secrets/users.json")
 LEFT_OUT = {".cache", ".ipynb_checkpoints"}
 IN_MEMORY = 64 * 2**20
 

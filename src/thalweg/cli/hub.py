@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
     user.command("add")(user_add)
     user.command("password")(user_password)
     user.command("list")(user_list)
+    user.command("remove")(user_remove)
     app.add_typer(user, name="user")
 
 
@@ -244,6 +245,37 @@ def user_list(data_dir: DataDir = None, as_json: Json = False) -> None:
         print_json(people)
         return
     print_table(["user", "groups"], [[name, ", ".join(groups)] for name, groups in people.items()])
+
+
+def user_remove(
+    name: Annotated[str, typer.Argument(help="The user.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Remove a user: nobody works in their name any more; what they had is kept.
+
+    Their server, runs and tokens end, their schedules are paused, an account of the system that
+    they had is locked, and their folder is moved aside: where, is told.
+
+    Example: `thalweg user remove ada`
+    """
+    from thalweg.hub import removal
+
+    if not yes:
+        typer.confirm(f"End all that {name} has at work, and their login?", abort=True, err=True)
+    settings = local_settings(data_dir)
+    done = removal.remove(name, settings)
+    if as_json:
+        return print_json(done.as_dict())
+    console.print(f"User [bold]{name}[/] is removed; their runs stay on record.")
+    if done.schedules:
+        console.print(
+            f"Paused: {', '.join(done.schedules)}; `thalweg schedule remove` forgets one."
+        )
+    if done.account:
+        console.print(f"The account {done.account} is locked, and owns what they had.")
+    typer.echo(f"Their folder: {done.home or 'there was none'}")
 
 
 @contextlib.contextmanager

@@ -25,6 +25,10 @@ from thalweg.pipelines.history import Run
 __all__ = ["ROUTES", "Action", "growth", "growth_figure", "runs_table"]
 
 
+#: Of what a command has said, as many are shown as an error with what to do about it needs.
+LINES = 8
+
+
 class Action:
     """A command on a run, in a process of its own that goes on when the page is closed.
 
@@ -53,12 +57,12 @@ class Action:
 
     @property
     def outcome(self) -> str | None:
-        """None while it goes on, then the last line that the command has said."""
+        """None while it goes on, then the last lines that the command has said."""
         if self._process.poll() is None:
             return None
         self._said.seek(0)
         lines = self._said.read().strip().splitlines()
-        return lines[-1] if lines else "done"
+        return "\n".join(lines[-LINES:]) or "done"
 
 
 def runs_table(runs: Iterable[Run], buttons: Mapping[str, str] | None = None) -> Any:

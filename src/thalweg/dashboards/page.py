@@ -36,7 +36,9 @@ th, td { padding: .3rem .6rem; border-bottom: 1px solid #dde3e7; text-align: rig
          white-space: nowrap; }
 th:first-child { text-align: left; position: sticky; left: 0; background: #fff;
                  font-weight: 500; }
-.message { background: #fff8e6; border-left: 4px solid #c98a00; padding: .8rem 1rem; }
+td.words { text-align: left; }
+.message { background: #fff8e6; border-left: 4px solid #c98a00; padding: .8rem 1rem;
+           white-space: pre-line; overflow-wrap: anywhere; }
 """
 CARD_STYLE = {
     "background": "#fff",

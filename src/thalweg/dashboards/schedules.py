@@ -15,15 +15,16 @@ from typing import Any
 
 from tornado.web import RequestHandler
 
+from thalweg import accounts
 from thalweg.dashboards.served import Stored
 from thalweg.errors import InvalidInput, NotFound, ThalwegError, Unavailable
-from thalweg.pipelines import history, pages, personal
+from thalweg.pipelines import history, pages, people, personal, schedules
 from thalweg.pipelines.parts import Schedule
 from thalweg.pipelines.personal import Person
 from thalweg.private import ADMIN, USER
 from thalweg.settings import Settings
 
-__all__ = ["ROUTES", "notebooks", "person", "words"]
+__all__ = ["ROUTES", "notebooks", "person", "read", "words"]
 
 STATUS = {NotFound: 404, Unavailable: 503}
 DAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -39,12 +40,24 @@ def person(headers: Mapping[str, str]) -> Person:
 
 def notebooks(who: Person, settings: Settings) -> dict[str, Path]:
     """The notebooks in a person's folder of the hub, by their path in it."""
-    if not personal.OWNER.fullmatch(who.name):
-        return {}
-    home = (settings.data_dir / "home" / who.name).resolve()
-    found = (file for file in sorted(home.rglob("*.ipynb")) if file.resolve().is_relative_to(home))
+    home = accounts.home(who.name, settings).resolve()
+    found = (file for file in sorted(home.rglob("*.ipynb")) if not file.is_symlink())
+    found = (file for file in found if file.resolve().is_relative_to(home))
     paths = {str(file.relative_to(home)): file for file in found}
     return {name: file for name, file in paths.items() if not _is_hidden(Path(name))}
+
+
+def read(who: Person, path: Path, settings: Settings) -> dict[str, Any]:
+    """The notebook of a person's file, which may be another file by now than when it was listed.
+
+    InvalidInput where it is no notebook, or not theirs.
+    """
+    try:
+        content = accounts.read_theirs(path, people.account(who.name, settings))
+    except OSError as error:
+        why = error.strerror or "it is not a file of yours"
+        raise InvalidInput(f"cannot read {path.name}: {why}") from None
+    return schedules.parse(content, Path(path.name))
 
 
 def words(schedule: Schedule) -> str:

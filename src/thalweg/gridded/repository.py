@@ -235,6 +235,8 @@ def _compared(name: str, fields: Mapping[str, xr.Dataset], settings: Settings) -
         )
     elif added + changed:
         record.compared("gridded", name, "", added + changed, is_same=False)
+    else:
+        record.note("read", "gridded", name, after.snapshot_id)
     return Written(name, added, changed, unchanged, after.snapshot_id)
 
 

@@ -14,9 +14,9 @@ def main(path: str) -> str:
         try:
             asked.connect(path)
             answer = b"".join(iter(lambda: asked.recv(65536), b""))
-        except OSError as error:
+            told = json.loads(answer)
+        except (OSError, ValueError) as error:
             sys.exit(f"thalweg: no keys of the object store ({error}): is the hub up?")
-    told = json.loads(answer)
     if "error" in told:
         sys.exit(f"thalweg: no keys of the object store: {told['error']}")
     return answer.decode()

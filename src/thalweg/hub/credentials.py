@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-import pwd
 import shlex
 import socket
 import socketserver
@@ -28,7 +27,7 @@ import yaml
 
 from thalweg import accounts
 from thalweg.errors import NotFound, ThalwegError, Unavailable
-from thalweg.hub import object_store, state, users
+from thalweg.hub import object_store, users
 from thalweg.private import private_file
 from thalweg.settings import Settings
 
@@ -73,7 +72,8 @@ def issue(person: str, settings: Settings) -> dict[str, Any]:
         The store makes none.
     """
     groups = yaml.safe_load((settings.home / "hub-config" / "groups.yaml").read_text())
-    if not any(groups[name]["lab"] for name in users.names(settings).get(person, ())):
+    theirs = users.names(settings).get(person, ())  # also those that are no longer declared
+    if not any(groups.get(name, {}).get("lab") for name in theirs):
         raise NotFound(f"{person} is in no group of this hub that has a Lab: no keys")
     wanted = {
         "Action": "AssumeRole",
@@ -92,6 +92,7 @@ def issue(person: str, settings: Settings) -> dict[str, Any]:
 
 class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
+    request_queue_size = 256  # the workers of a cluster ask at once, and none asks twice
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -105,13 +106,9 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 
     def keys_of(self, uid: int) -> dict[str, Any]:
         """Keys for the person whose account this is."""
-        name = pwd.getpwuid(uid).pw_name
-        for person in users.names(self.settings):
-            account = accounts.find(person, self.settings)
-            if account and account.uid == uid:
-                break
-        else:
-            raise NotFound(f"the account {name} is nobody's of this hub: no keys")
+        person = accounts.owner(uid, users.names(self.settings), self.settings)
+        if person is None:
+            raise NotFound(f"the account of id {uid} is nobody's of this hub: no keys")
         with self.lock:
             now = dt.datetime.now(dt.UTC)
             known = self.issued.get(person)
@@ -129,7 +126,7 @@ class _Handler(socketserver.BaseRequestHandler):
         _, uid, _ = struct.unpack("3i", peer)
         try:
             answer = self.server.keys_of(uid)
-        except (ThalwegError, KeyError) as error:
+        except ThalwegError as error:
             answer = {"error": str(error)}
         with contextlib.suppress(OSError):  # who asked has gone
             self.request.sendall(json.dumps(answer).encode())
@@ -152,14 +149,8 @@ def write_clients(settings: Settings) -> None:
     folder = accounts.clients(settings)
     ask = Path(__file__).with_name("ask.py")
     command = shlex.join([sys.executable, "-I", str(ask), str(_socket(settings))])
-    port = state.ports(settings)
-    catalog = {
-        "py-catalog-impl": "thalweg.warehouse.signed.SignedCatalog",
-        "uri": f"http://127.0.0.1:{port['iceberg']}",
-        "warehouse": f"s3://{object_store.TABLE_BUCKET}",
-        "s3.endpoint": f"http://127.0.0.1:{port['s3']}",
-        "s3.region": "us-east-1",
-    }
+    signed = {"py-catalog-impl": "thalweg.warehouse.signed.SignedCatalog"}
+    catalog = object_store.catalogue(settings) | signed
     written = {
         "config": f"[default]\nregion = us-east-1\ncredential_process = {command}\n",
         ".pyiceberg.yaml": yaml.safe_dump({"catalog": {settings.warehouse: catalog}}),

@@ -139,7 +139,8 @@ def _webhooks(settings: Settings) -> dict[str, str]:
 
     The words alone are looked at: to read pipelines costs the start half a second.
     """
-    said = (file.read_text() for file in (settings.home / "pipelines").glob("*/pipeline.yaml"))
+    files = (settings.home / "pipelines").glob("*/pipeline.yaml")
+    said = (file.read_text(errors="replace") for file in files)
     names = {name for text in said for name in WEBHOOK.findall(text)}
     return {name: os.environ[name] for name in names & os.environ.keys()}
 
@@ -150,17 +151,13 @@ def _dask_token_file(settings: Settings) -> Path:
 
 
 def _pyiceberg(settings: Settings, access: str, secret: str) -> str:
-    port = state.ports(settings)
-    catalog = {
+    catalogue = object_store.catalogue(settings)
+    keys = {
         "type": "rest",
-        "uri": f"http://127.0.0.1:{port['iceberg']}",
-        "oauth2-server-uri": f"http://127.0.0.1:{port['iceberg']}/v1/oauth/tokens",
-        "warehouse": f"s3://{object_store.TABLE_BUCKET}",
+        "oauth2-server-uri": f"{catalogue['uri']}/v1/oauth/tokens",
         "credential": f"{access}:{secret}",
-        "s3.endpoint": f"http://127.0.0.1:{port['s3']}",
-        "s3.region": "us-east-1",
     }
-    return yaml.safe_dump({"catalog": {settings.warehouse: catalog}})
+    return yaml.safe_dump({"catalog": {settings.warehouse: catalogue | keys}})
 
 
 def _path_with_environment() -> str:

@@ -27,6 +27,7 @@ __all__ = [
     "BUCKETS",
     "TABLE_BUCKET",
     "ask",
+    "catalogue",
     "command",
     "is_healthy",
     "keys",
@@ -149,6 +150,17 @@ def ask(settings: Settings, method: str, path: str, service: str, **content: Any
             return client.send(request)
     except httpx.HTTPError as error:
         raise Unavailable(f"the object store does not answer: {error}") from None
+
+
+def catalogue(settings: Settings) -> dict[str, str]:
+    """What PyIceberg has to know of the catalogue and its store, but for what lets in."""
+    port = state.ports(settings)
+    return {
+        "uri": f"http://127.0.0.1:{port['iceberg']}",
+        "warehouse": f"s3://{TABLE_BUCKET}",
+        "s3.endpoint": f"http://127.0.0.1:{port['s3']}",
+        "s3.region": "us-east-1",
+    }
 
 
 def let_people_read_tables(settings: Settings) -> None:

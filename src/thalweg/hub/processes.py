@@ -15,7 +15,7 @@ from thalweg import accounts
 from thalweg.hub import state
 from thalweg.settings import Settings
 
-__all__ = ["LOGIN", "end", "label", "memory", "of_hub"]
+__all__ = ["LOGIN", "end", "label", "memory", "of_hub", "of_person"]
 
 #: What is added to a web service's name to name the process that asks for the login before it.
 LOGIN = "-login"
@@ -36,6 +36,18 @@ def of_hub(settings: Settings) -> dict[psutil.Process, dict[str, str]]:
         ours = environ.get("THALWEG_INSTANCE") == mark or account in people
         if ours and process.pid != os.getpid():
             found[process] = environ
+    return found
+
+
+def of_person(name: str, settings: Settings) -> list[psutil.Process]:
+    """Those that work in a person's name: their server, what it started, all of their account."""
+    account = accounts.find(name, settings)
+    found = []
+    for process, environ in of_hub(settings).items():
+        with contextlib.suppress(psutil.Error):
+            is_theirs = account is not None and process.uids().real == account.uid
+            if is_theirs or environ.get("JUPYTERHUB_USER") == name:
+                found.append(process)
     return found
 
 

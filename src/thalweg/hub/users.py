@@ -19,13 +19,26 @@ import yaml
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from thalweg import accounts
 from thalweg.errors import InvalidInput, NotFound, nearest
 from thalweg.hub import state
 from thalweg.settings import Settings
 
-__all__ = ["add", "ensure_admin", "groups", "names", "set_password", "verify"]
+__all__ = [
+    "ADMIN",
+    "REMOVAL",
+    "add",
+    "ensure_admin",
+    "groups",
+    "names",
+    "remove",
+    "set_password",
+    "verify",
+]
 
 ADMIN = "admin"
+#: The service of the hub by which `thalweg.hub.removal` has it forget people.
+REMOVAL = "user-removal"
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 hasher = PasswordHasher()
 
@@ -44,11 +57,14 @@ def add(settings: Settings, name: str, group_names: Iterable[str]) -> str:
         The name is taken, or is not 1 to 32 of a-z, 0-9, `_`, `-` beginning with a letter.
     NotFound
         A group that groups.yaml does not have.
+    Unavailable
+        The account of the system of this name was that of somebody who was removed.
     """
     if not NAME.fullmatch(name):
         raise InvalidInput(
             f"user name {name!r}: expected 1 to 32 of a-z, 0-9, _ and -, beginning with a letter"
         )
+    accounts.find(name, settings)  # says if it was that of somebody who was removed
     wanted = list(group_names)
     for group in wanted:
         if group not in groups(settings):
@@ -71,6 +87,13 @@ def set_password(settings: Settings, name: str, password: str | None = None) -> 
             raise NotFound(f"no user {name!r}{nearest(name, users)}")
         users[name]["password"] = hasher.hash(password)
     return password
+
+
+def remove(settings: Settings, name: str) -> None:
+    """Forget a user, of whom nothing is left to end: `thalweg.hub.removal` sees to that."""
+    with _changing(settings) as users:
+        if users.pop(name, None) is None:
+            raise NotFound(f"no user {name!r}{nearest(name, users)}")
 
 
 def ensure_admin(settings: Settings) -> str | None:

@@ -86,15 +86,18 @@ def backfill(
             progress(len(keys) - len(result.left), len(keys))
 
     tell()
-    while result.left:
-        batch = result.left[:1] if policy.on_failure == "stop" else list(result.left)
-        for attempt in range(1, pipeline.retries.attempts + 2):
-            batch = _round(pipeline, batch, parameters, attempt, at_once, result, settings, tell)
-            if not batch:
+    with runner.stoppable():
+        while result.left:
+            batch = result.left[:1] if policy.on_failure == "stop" else list(result.left)
+            for attempt in range(1, pipeline.retries.attempts + 2):
+                batch = _round(
+                    pipeline, batch, parameters, attempt, at_once, result, settings, tell
+                )
+                if not batch:
+                    break
+                time.sleep(pipeline.retries.wait(attempt))
+            if result.failed and policy.on_failure == "stop":
                 break
-            time.sleep(pipeline.retries.wait(attempt))
-        if result.failed and policy.on_failure == "stop":
-            break
     return result
 
 

@@ -174,6 +174,8 @@ def _personal(settings: Settings) -> dg.JobDefinition:
     )
     def execute(context: dg.OpExecutionContext) -> None:
         config = context.op_config
+        if config["trigger"] == "schedule" and personal.is_paused(config["name"], settings):
+            return context.log.info("left out: it was paused while it waited")
         if done := _run(context, config["name"], None, None, config["trigger"], settings):
             context.log.info(f"run {done.id}: {done.notebook_uri or 'its notebook was not saved'}")
 

@@ -22,6 +22,7 @@ import time
 from typing import Any
 
 GRACE = 10  # seconds between the interrupt and the end
+LONGEST = 5_000  # characters of an error
 #: What to do about errors that are of the machine and not of the notebook.
 ADVICE = {
     r"Memory ?Error|bad_alloc|the kernel died": (
@@ -73,7 +74,8 @@ def main() -> None:
 def advised(error: str) -> str:
     """The error with what to do about it, where it is not the notebook's own."""
     advice = (does for says, does in ADVICE.items() if re.search(says, error))
-    return "; ".join([error, *advice])
+    cut = f"{error[:LONGEST]} …" if len(error) > LONGEST else error
+    return "; ".join([cut, *advice])
 
 
 def _end_with_the_caller() -> None:

@@ -344,8 +344,9 @@ def workplace(run_id: str, settings: Settings) -> Iterator[Path]:
     the system lets go of it however the process ends.
     """
     unlocked = folder(settings, "work", f"new-{run_id}")  # a name that `_mark_lost` passes over
-    place = unlocked.with_name(run_id)
-    with (unlocked / "lock").open("w") as lock:
+    place, mine = unlocked.with_name(run_id), unlocked / "lock"
+    mine.touch(0o600)  # who could open it could hold it when the run is gone
+    with mine.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         unlocked.rename(place)
         try:
@@ -431,7 +432,9 @@ def _as_run(row: RunRow, uses: list[RunUse]) -> Run:
 
 def _git(home: Path) -> tuple[str | None, bool | None]:
     """Commit of the clone, and whether anything in it differs; None outside of a clone."""
-    command = ["git", "-C", str(home), "status", "--porcelain=v2", "--branch"]
+    # The clone may be another account's, whose code we run; and who works in it is not locked out.
+    command = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(home)]
+    command += ["status", "--porcelain=v2", "--branch"]
     try:
         lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):

@@ -13,6 +13,7 @@ import os
 import re
 import smtplib
 import ssl
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -35,6 +36,7 @@ __all__ = ["Late", "dead_letter", "deliver", "late", "tell", "tell_late"]
 
 URL = re.compile(r"\S+://\S*")
 PATIENCE = 10  # seconds to wait for a server
+TURN = 20  # seconds after which no other is begun: Dagster gives a sensor a minute
 #: How long after a try another is made, also where the first never ended; how long it is kept.
 PAUSE, KEPT = dt.timedelta(minutes=2), dt.timedelta(days=7)
 log = logging.getLogger(__name__)
@@ -85,7 +87,7 @@ def late(settings: Settings | None = None) -> list[Late]:
 
 
 def tell_late(told: Collection[str], settings: Settings | None = None) -> list[str]:
-    """Tell of the pipelines that are late and not among `told`; names of all that are late."""
+    """`tell` of the pipelines that are late and not among `told`; names of all that are late."""
     settings = settings or load()
     found = late(settings)
     for each in found:
@@ -113,24 +115,26 @@ def dead_letter(run: Run, settings: Settings) -> list[NoticeRow]:
 
 
 def tell(pipeline: Pipeline, event: str, text: str, settings: Settings | None = None) -> None:
-    """Send a text to all whom a pipeline names for this event (`dead_letter`, `late`)."""
-    settings = settings or load()
-    with database.session(settings) as session, session.begin():
+    """Keep a text for all whom a pipeline names for this event (`dead_letter`, `late`).
+
+    `deliver` sends it.
+    """
+    with database.session(settings or load()) as session, session.begin():
         session.add_all(_notices(pipeline, event, text))
-    deliver(settings)
 
 
 def deliver(settings: Settings) -> set[str]:
     """Send the notices that wait; what fails waits on, and what this process has no way to send.
 
-    Returns the variables that it would need for these.
+    So does what is left when servers were slow. Returns the variables that it would need for those
+    that it cannot send.
     """
-    missing = set[str]()
+    missing, until = set[str](), time.monotonic() + TURN
     try:
         for each in _waiting(settings):
             if not (settings.smtp_url if each.email else os.environ.get(str(each.webhook))):
                 missing.add(each.webhook or "THALWEG_SMTP_URL")
-            elif _is_taken(each, settings):
+            elif time.monotonic() < until and _is_taken(each, settings):
                 _try(each, settings)
     except Unavailable as gone:  # whoever stamps a run goes on
         log.warning("notices wait: %s", gone)
@@ -138,7 +142,7 @@ def deliver(settings: Settings) -> set[str]:
 
 
 def _notices(pipeline: Pipeline, event: str, text: str) -> list[NoticeRow]:
-    subject = f"Thalweg: {pipeline.title}"
+    subject = " ".join(f"Thalweg: {pipeline.title}".split())  # a header is one line
     return [
         NoticeRow(id=database.new_id(), pipeline=pipeline.name, webhook=each.webhook,
                   email=each.email, subject=subject, text=text)

@@ -19,8 +19,10 @@ from pydantic import (
 
 from thalweg.errors import nearest
 from thalweg.pipelines import values
+from thalweg.private import holds_secret
 
 __all__ = [
+    "UNSAFE",
     "Duration",
     "Notify",
     "Parameter",
@@ -42,6 +44,11 @@ CRON_FIELDS = (
 CRON_PART = re.compile(r"(?:\*|(\w+)(?:-(\w+))?)(?:/[1-9]\d*)?")
 NUMBERS = ("integer", "number")
 DURATION = r"^([1-9]\d{0,4})([mhd])$"
+#: Of a parameter, by its name or its value.
+UNSAFE = (
+    "looks like a secret, and parameters are kept in clear text in the executed notebook: let the "
+    "notebook's library read it from its environment"
+)
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -135,6 +142,8 @@ class Parameter(Strict):
         return converted
 
     def _check(self, value: Any) -> None:
+        if isinstance(value, str) and holds_secret(value):
+            raise ValueError(f"the value {UNSAFE}")
         if self.pattern and not re.fullmatch(self.pattern, str(value)):
             raise ValueError(f"{value!r} does not match the pattern {self.pattern}")
         if self.minimum is not None and value < self.minimum:

@@ -75,7 +75,7 @@ def home(person: str, settings: Settings) -> Path | None:
     """The person's folder in the hub, or, of this account, its own; None where there is none."""
     if theirs := account(person, settings):
         return theirs.home
-    in_hub = settings.data_dir / "home" / person
+    in_hub = accounts.home(person, settings)
     if in_hub.is_dir():
         return in_hub
     mine = pwd.getpwuid(os.getuid())

@@ -42,6 +42,7 @@ __all__ = [
     "answer",
     "due",
     "get",
+    "is_paused",
     "next_times",
     "notebook",
     "running",
@@ -161,7 +162,7 @@ def show(person: Person, settings: Settings, name: str) -> dict[str, Any]:
 
 
 def pause(person: Person, settings: Settings, name: str) -> dict[str, Any]:
-    """Let it run no more until it is resumed; what runs already goes on."""
+    """Let it run no more until it is resumed, what waits in the queue neither; a run goes on."""
     row = _row(person, name, settings)
     _change(row, settings, paused_by=row.paused_by or person.name)
     return show(person, settings, row.name)
@@ -217,6 +218,11 @@ def notebook(name: str, settings: Settings) -> dict[str, Any]:
     if copy is None:
         raise NotFound(f"no schedule {name!r}: it was removed while its run was starting")
     return dict(copy)
+
+
+def is_paused(name: str, settings: Settings) -> bool:
+    """Whether somebody has paused `owner/name`."""
+    return any(row.paused_by for row in _rows(settings, ScheduleRow.name == name))
 
 
 def running(settings: Settings) -> Iterator[tuple[dt.datetime, Pipeline]]:

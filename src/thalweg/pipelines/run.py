@@ -17,23 +17,24 @@ import json
 import logging
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from thalweg.errors import InvalidInput, ThalwegError, Unavailable
 from thalweg.pipelines import supervise
-from thalweg.pipelines.supervise import End, Progress, Task, executor, in_the_name_of
+from thalweg.pipelines.supervise import End, Progress, Task, executor
 from thalweg.settings import Settings, load
 
 if TYPE_CHECKING:
     from thalweg.accounts import Account
     from thalweg.pipelines.history import Run
 
-__all__ = ["Progress", "RunFailed", "executor", "rerun", "retry", "run"]
+__all__ = ["Progress", "RunFailed", "executor", "rerun", "retry", "run", "stoppable"]
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def run(
     parameters: Mapping[str, Any] | None = None,
     *,
     partition: str | None = None,
-    trigger: str = "command",
+    trigger: str | None = None,
     attempt: int | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
@@ -73,8 +74,8 @@ def run(
     partition
         Key of the partition, which gives parameters too.
     trigger
-        Who asked: `command`, `dagster`, `schedule` (that of a person) or `notebook`; `retry` and
-        `rerun` set their own.
+        Who asked: `dagster`, `schedule` (that of a person), `backfill`; by default `notebook` from
+        the kernel of one, else `command`. `retry` and `rerun` set their own.
     attempt
         Of a scheduler that tries again by itself: 1 for the first. A failure after the last of the
         pipeline's retries is a dead letter, of which those are told that its specification names.
@@ -102,6 +103,7 @@ def run(
         pipeline = specification.get(name, settings)
         values = pipeline.values(parameters, partition)
         is_last = attempt is not None and attempt > pipeline.retries.attempts
+        trigger = trigger or ("notebook" if "ipykernel.kernelapp" in sys.modules else "command")
         task = Task(pipeline, values, partition, trigger, attempt or 1, is_last, stop=stop)
         return _run(task, settings, process, progress)
 
@@ -170,37 +172,24 @@ def rerun(run_id: str, settings: Settings | None = None, progress: Progress | No
 def _run(
     task: Task, settings: Settings, process: subprocess.Popen[str], progress: Progress | None
 ) -> Run:
-    from thalweg import accounts, database
-    from thalweg.pipelines import history, people
+    from thalweg import database
+    from thalweg.pipelines import history
 
-    run_id, person = database.new_id(), task.pipeline.person
-    account = people.account(person, settings)
-    with (
-        history.workplace(run_id, settings) as folder,
-        _stoppable(),
-        in_the_name_of(person, account, process, settings) as process,
-    ):
-        if account:
-            folder = accounts.passage(folder) / "theirs"
-            folder.mkdir(mode=0o700)
+    run_id = database.new_id()
+    with history.workplace(run_id, settings) as place, stoppable():
+        (folder := place / "run").mkdir(mode=0o700)
         begun = history.begin(
             run_id, task.pipeline.name, task.values, task.trigger, settings,
             partition=task.partition, attempt=task.attempt, is_last=task.is_last,
             repeats=task.repeats.id if task.repeats else None,
             overlap="allow" if task.is_rerun else task.pipeline.overlap, waits=_holds(task),
-            user=person,
+            user=task.pipeline.person,
         )  # fmt: skip
         end = End()
         try:
             supervise.execute(process, task, begun, end, folder, settings, progress)
         except BaseException as stop:
-            is_person = isinstance(stop, KeyboardInterrupt)
-            end.fails(
-                "cancelled at the keyboard"
-                if is_person
-                else f"stopped from outside ({_said(stop)})",
-                "cancelled" if is_person else "failed",
-            )
+            end.fails(*_why(stop))
             _finish(begun, task, end, folder, settings)
             raise
         ended = _finish(begun, task, end, folder, settings)
@@ -226,19 +215,28 @@ def _holds(task: Task) -> Callable[[Run], None]:
     return waits
 
 
-def _said(stop: BaseException) -> str:
-    """What has stopped a run: of SIGTERM `SystemExit`, which says nothing to a reader."""
+def _why(stop: BaseException) -> tuple[str, Literal["failed", "cancelled"]]:
+    """What has stopped a run, for its record; of SIGTERM `SystemExit`, which says nothing."""
+    if isinstance(stop, KeyboardInterrupt):
+        return "cancelled at the keyboard", "cancelled"
+    if isinstance(stop, ThalwegError):
+        return str(stop), "failed"
+    if isinstance(stop, Exception):
+        return f"{type(stop).__name__}: {stop}", "failed"
     is_signal = isinstance(stop, SystemExit) and stop.code == 128 + signal.SIGTERM
-    return "SIGTERM: the machine or its scheduler shuts down" if is_signal else type(stop).__name__
+    by = "SIGTERM: the machine or its scheduler shuts down" if is_signal else type(stop).__name__
+    return f"stopped from outside ({by})", "failed"
 
 
 def _finish(begun: Run, task: Task, end: End, folder: Path, settings: Settings) -> Run:
     """Save the executed notebook with its record, and stamp the run."""
-    from thalweg.pipelines import history, pages, people, report
+    from thalweg.pipelines import history, pages, report
 
-    account = people.account(task.pipeline.person, settings)
-    if account:
-        _take_notes(begun, folder, account, settings)
+    if end.account:
+        _take_notes(begun, folder, end.account, settings)
+    notebook = _executed(folder, end.account)
+    if notebook is None and end.state == "succeeded":
+        end.fails("the notebook ran, and its file is gone, cut, or too large to be kept")
     is_dead = task.is_last and end.state == "failed"
     ended = replace(
         history.known(begun, settings),
@@ -247,7 +245,7 @@ def _finish(begun: Run, task: Task, end: End, folder: Path, settings: Settings) 
         ended_at=dt.datetime.now(dt.UTC),
         peak_memory=end.peak_memory,
     )
-    if notebook := _executed(folder, account):
+    if notebook:
         try:
             if task.is_rerun and task.repeats and end.state == "succeeded":
                 ended = replace(ended, differences=_differences(task.repeats, ended, notebook))
@@ -279,9 +277,13 @@ def _take_notes(begun: Run, folder: Path, account: Account, settings: Settings) 
     """Put on record what a person's kernel has noted, which cannot open the record itself."""
     from thalweg import accounts, record
 
-    with suppress(OSError):
+    try:
         text = accounts.read_theirs(folder / "notes", account).decode(errors="replace")
         record.take(begun.id, text.splitlines(), settings)
+    except FileNotFoundError:
+        return  # it has noted nothing
+    except (OSError, Unavailable) as error:  # the record is stamped all the same
+        log.warning("run %s: what it has noted is not on record: %s", begun.id, error)
 
 
 def _saved(notebook: dict[str, Any], ended: Run, settings: Settings) -> Run:
@@ -317,7 +319,7 @@ def _differences(first: Run, again: Run, notebook: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """Make SIGTERM an exception, so that a run that is told to go stamps its record first."""
 
     def leave(_signal: int, _frame: Any) -> None:

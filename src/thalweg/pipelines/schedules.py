@@ -22,7 +22,7 @@ from thalweg import record
 from thalweg.errors import InvalidInput, NotFound, ThalwegError, Unavailable
 from thalweg.settings import Settings, load
 
-__all__ = ["Scheduled", "ask", "name_of", "read", "schedule", "schedules"]
+__all__ = ["Scheduled", "ask", "name_of", "parse", "read", "schedule", "schedules"]
 
 PATIENCE = 150  # seconds; the service starts at the first request
 REFUSED = (
@@ -152,12 +152,18 @@ def schedules(settings: Settings | None = None) -> dict[str, Scheduled]:
 def read(path: Path) -> dict[str, Any]:
     """The notebook of this file, without its outputs; InvalidInput if it is none."""
     try:
-        notebook: dict[str, Any] = json.loads(path.expanduser().read_text())
+        return parse(path.expanduser().read_bytes(), path)
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
+
+
+def parse(content: bytes, path: Path) -> dict[str, Any]:
+    """The notebook that these bytes of a file are, as `read` gives it."""
+    try:
+        notebook: dict[str, Any] = json.loads(content)
         for cell in notebook["cells"]:
             if "outputs" in cell:
                 cell |= {"outputs": [], "execution_count": None}
-    except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise InvalidInput(
             f"{path}: expected a notebook (nbformat 4), as Jupyter saves it"

@@ -22,6 +22,7 @@ from thalweg.errors import InvalidInput, NotFound, nearest
 from thalweg.pipelines import lines
 from thalweg.pipelines.partitions import Backfill, Partitions
 from thalweg.pipelines.parts import (
+    UNSAFE,
     Duration,
     Notify,
     Parameter,
@@ -114,10 +115,7 @@ class Pipeline(Strict):
     def _no_secrets(cls, parameters: dict[str, Parameter]) -> dict[str, Parameter]:
         for name in parameters:
             if SECRET.search(name):
-                raise ValueError(
-                    f"{name!r} looks like a secret, and parameters are kept in clear text in the "
-                    "executed notebook: let the notebook's library read it from its environment"
-                )
+                raise ValueError(f"{name!r} {UNSAFE}")
         return parameters
 
     @model_validator(mode="after")

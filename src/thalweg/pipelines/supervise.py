@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from thalweg.pipelines.history import Run
     from thalweg.pipelines.specification import Pipeline
 
-__all__ = ["End", "Progress", "Task", "execute", "executor", "in_the_name_of"]
+__all__ = ["End", "Progress", "Task", "execute", "executor"]
 
 Progress = Callable[[int, int], None]
 PLOTS = Path(__file__).with_name("holoviews.rc")
 SAMPLE = 0.5  # seconds between two looks at the memory
 BEAT = 5.0  # seconds between two signs of life
+LONGEST = 100_000  # characters of what the executing process tells at once
 #: How a time limit is changed: of a pipeline, of a notebook that a person has scheduled.
 LONGER = ("a longer `timeout` in its pipeline.yaml", "schedule it again with a longer time_limit")
 
@@ -66,6 +67,8 @@ class End:
     error: str | None = None
     state: Literal["succeeded", "failed", "cancelled"] = "succeeded"
     peak_memory: int | None = None
+    #: Under which the notebook was executed, where people have accounts of their own.
+    account: Account | None = None
 
     def fails(self, error: str, state: Literal["failed", "cancelled"] = "failed") -> None:
         self.error, self.state = error, state
@@ -86,6 +89,7 @@ def executor(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        errors="replace",
         start_new_session=True,  # Ctrl-C is for the run, which then stops its kernel
         **as_whom,
     )
@@ -97,7 +101,7 @@ def executor(
 
 
 @contextmanager
-def in_the_name_of(
+def _in_the_name_of(
     person: str | None,
     account: Account | None,
     process: subprocess.Popen[str],
@@ -124,39 +128,67 @@ def execute(
     settings: Settings,
     progress: Progress | None,
 ) -> None:
-    """Execute the notebook within the time limit; what went wrong, in plain words, is in `end`."""
+    """Execute the notebook within the time limit; what went wrong, in plain words, is in `end`.
+
+    Of a person it is executed by another process than the given, in their name.
+    """
     from thalweg import accounts, record
     from thalweg.pipelines import people
 
-    late, done = threading.Event(), threading.Event()
+    person = task.pipeline.person
+    end.account = account = people.account(person, settings)
+    notebook = _input(task, folder, settings)
+    cells = len(json.loads(notebook.read_text())["cells"]) + bool(begun.parameters)
+    request = _request(notebook, task, begun, folder, settings)
+    if account:
+        if task.is_rerun:
+            record.pin(folder / "notes", str(begun.repeats), settings)
+        accounts.passage(folder.parent)
+        accounts.hand_over(folder, account)
+
+    def tell(cell: int) -> None:
+        if progress:
+            progress(cell, cells)
+
+    with _in_the_name_of(person, account, process, settings) as process:
+        last = _watched(process, request, task, begun, end, settings, tell)
+    if end.state == "succeeded" and "error" not in last:
+        end.fails("the process that executes the notebook died: it was killed, or could not start")
+    elif end.state == "succeeded" and last["error"]:
+        end.fails(str(last["error"]))
+
+
+def _watched(
+    process: subprocess.Popen[str],
+    request: dict[str, Any],
+    task: Task,
+    begun: Run,
+    end: End,
+    settings: Settings,
+    tell: Callable[[int], None],
+) -> dict[str, Any]:
+    """What the executing process has told last; `tell` hears of each cell. It has ended then."""
+    late, done, last = threading.Event(), threading.Event(), dict[str, Any]()
 
     def end_late() -> None:
         late.set()
         _stop(process)
 
     limit = threading.Timer(task.pipeline.timeout, end_late)
-    stdin, stdout = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
-    notebook = _input(task, folder, settings)
-    cells = len(json.loads(notebook.read_text())["cells"])
-    if account := people.account(task.pipeline.person, settings):
-        if task.is_rerun:
-            record.pin(folder / "notes", str(begun.repeats), settings)
-        accounts.hand_over(folder, account)
-    last: dict[str, Any] = {}
-    limit.start()
     watcher = threading.Thread(
         target=_watch, args=[process, task, begun, end, done, settings], daemon=True
     )
+    limit.start()
     watcher.start()
+    stdin, stdout = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
     try:
-        stdin.write(json.dumps(_request(notebook, task, begun, folder, settings)) + "\n")
+        stdin.write(json.dumps(request) + "\n")
         stdin.flush()
         # In a thread of its own: an interrupt in the middle of an import would leave half a module.
         threading.Thread(target=_get_ready, args=[settings], daemon=True).start()
-        for line in stdout:
-            last = json.loads(line)
-            if progress and "cell" in last:
-                progress(last["cell"], cells + bool(begun.parameters))
+        for last in _told(stdout):
+            if isinstance(cell := last.get("cell"), int):
+                tell(cell)
     except BrokenPipeError:
         pass
     finally:
@@ -168,10 +200,17 @@ def execute(
             f"it took longer than its time limit of {task.pipeline.timeout} s; give it less to do "
             f"at once, or {LONGER[bool(task.pipeline.person)]}"
         )
-    elif end.state == "succeeded" and "error" not in last:
-        end.fails("the process that executes the notebook died: it was killed, or could not start")
-    elif end.state == "succeeded" and last["error"]:
-        end.fails(last["error"])
+    return last
+
+
+def _told(stdout: IO[str]) -> Iterator[dict[str, Any]]:
+    """The events of an executing process; a person's may write what it likes, and without end."""
+    for line in iter(lambda: stdout.readline(LONGEST), ""):
+        with suppress(ValueError):
+            if isinstance(event := json.loads(line), dict):
+                yield event
+                if "error" in event:  # whoever else holds the other end
+                    return
 
 
 def _watch(
@@ -184,6 +223,7 @@ def _watch(
 ) -> None:
     """Look after the kernel: its memory, a sign of life for the record, a wish to cancel it."""
     import psutil
+    from sqlalchemy.exc import SQLAlchemyError
 
     from thalweg.pipelines import history
 
@@ -198,7 +238,7 @@ def _watch(
         if time.monotonic() < next_beat:
             continue
         next_beat = time.monotonic() + BEAT
-        with suppress(Unavailable):  # the next one may get through
+        with suppress(Unavailable, SQLAlchemyError):  # the next one may get through
             if (by := history.beat(begun.id, settings)) and not done.is_set():
                 end.fails(f"cancelled by {by}", "cancelled")
                 return _stop(process)

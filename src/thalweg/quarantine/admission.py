@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from dataclasses import replace as changed
-from itertools import chain
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -93,8 +92,19 @@ def admit(
     """
     for name in tables:
         definition(name)
-    parts = [_admit(n, tables[n], settings, units, replace) for n in TABLES if n in tables]
-    return Loaded(*(tuple(chain.from_iterable(kind)) for kind in zip(*parts, strict=True)))
+    done = Loaded()
+    for name in (name for name in TABLES if name in tables):
+        good, bad, converted = _sifted(name, tables[name], settings, units, replace)
+        # What may not pass is kept before the rest is written: after a crash nothing is lost.
+        kept = [keep(name, part, file, settings, units=units) for file, part in _by_file(bad)]
+        written = warehouse.write(name, good, settings, replace=replace)
+        done = Loaded(
+            (*done.written, written),
+            (*done.converted, *converted),
+            (*done.quarantined, *kept),
+            (*done.tables, (name, good)),
+        )
+    return done
 
 
 def retry(id: str, settings: Settings | None = None) -> Loaded:
@@ -167,21 +177,6 @@ def of_file(file: RawFile, rows: pa.Table) -> pa.Table:
     if "raw_file_id" not in rows.column_names:
         rows = rows.append_column("raw_file_id", pa.repeat(file.id, rows.num_rows))
     return rows.replace_schema_metadata(None)
-
-
-def _admit(
-    name: str,
-    rows: pa.Table,
-    settings: Settings | None,
-    units: Mapping[str, str],
-    replaces: bool | Literal["older"],
-) -> tuple[Sequence[Any], ...]:
-    """The fields of `Loaded`, for one table."""
-    good, bad, converted = _sifted(name, rows, settings, units, replaces)
-    # What may not pass is kept before the rest is written: after a crash nothing is lost.
-    kept = [keep(name, part, file, settings, units=units) for file, part in _by_file(bad)]
-    written = warehouse.write(name, good, settings, replace=replaces)
-    return [written], converted, kept, [(name, good)]
 
 
 def _sifted(

@@ -167,13 +167,13 @@ def read(
     return rows
 
 
-def state(found: Table) -> Snapshot | None:
+def state(found: Table, did: record.Direction = "read") -> Snapshot | None:
     """The state that is read where none is asked for: the newest; in a rerun, that of then.
 
-    Raises `NotFound` where upkeep has ended that.
+    `did="same"`: with which a write is compared. Raises `NotFound` where upkeep has ended it.
     """
     name = found.name()[-1]
-    version = record.pinned_version("table", name)
+    version = record.pinned_version("table", name, did) or record.pinned_version("table", name)
     if version is None:
         return found.current_snapshot()
     snapshot = found.snapshot_by_id(int(version))

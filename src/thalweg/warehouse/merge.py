@@ -186,7 +186,7 @@ def _compared(
             f"upkeep has ended snapshot {wrote.version} of {name!r}, which run {record.pinned()} "
             f"wrote, so nothing can be compared with it: run it anew with `thalweg run`"
         )
-    now = None if after else state(found)
+    now = None if after else state(found, "same")
     before = after.parent_snapshot_id if after else now.snapshot_id if now else None
     merge = _Merge(batch, batch.slice(0, 0), batch.slice(0, 0))
     if before is not None:
@@ -201,6 +201,8 @@ def _compared(
         version, same = wrote.version, not differ
         record.compared("table", name, version, differ or wrote.rows, is_same=same)
         before = after.snapshot_id
+    elif before is not None and batch.num_rows:
+        record.note("same", "table", name, str(before), batch.num_rows)
     unchanged = batch.num_rows - rows.num_rows
     return Written(name, merge.added.num_rows, merge.changed.num_rows, unchanged, before)
 
@@ -282,6 +284,8 @@ def _written(name: str, found: Table, merge: _Merge, rows: int) -> Written:
     added, changed = merge.added.num_rows, merge.changed.num_rows
     if snapshot is not None and added + changed:
         record.note("wrote", "table", name, str(snapshot.snapshot_id), added + changed)
+    elif snapshot is not None and rows:
+        record.note("same", "table", name, str(snapshot.snapshot_id), rows)  # for a rerun
     unchanged = rows - added - changed
     return Written(name, added, changed, unchanged, snapshot.snapshot_id if snapshot else None)
 

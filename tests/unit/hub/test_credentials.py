@@ -1,7 +1,10 @@
 """Keys of the store for a person, made and enforced by the real store."""
 
+import contextlib
 import datetime as dt
 import json
+import os
+import socket
 
 import botocore.session
 import pyarrow as pa
@@ -14,9 +17,10 @@ from pyiceberg.catalog import load_catalog
 from pyiceberg.exceptions import ForbiddenError
 from s3fs import S3FileSystem
 
-from thalweg import warehouse
+from thalweg import accounts, warehouse
 from thalweg.errors import NotFound
 from thalweg.hub import credentials, object_store, state, users
+from thalweg.hub.ask import main as ask_for_keys
 
 
 @pytest.fixture
@@ -135,3 +139,27 @@ def test_without_a_lab_there_are_no_keys(keys, person):
 @pytest.mark.parametrize("person", ["*", "a/../bob", "${aws:username}", "b?b"])
 def test_a_name_is_no_wildcard_in_a_policy(person):
     assert not allows(credentials.policy(person), "s3:GetObject", "arn:aws:s3:::users/bob/x")
+
+
+def test_many_programs_ask_at_once_and_who_is_nobodys_gets_none(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(accounts, "run_folder", lambda _: tmp_path / "run")
+    with contextlib.ExitStack() as asking, credentials._Server(store) as server:
+        for _ in range(40):  # before one of them is answered
+            one = asking.enter_context(socket.socket(socket.AF_UNIX))
+            one.settimeout(5)
+            one.connect(server.server_address)
+    with (
+        credentials.serving(store),
+        pytest.raises(SystemExit, match=f"the account of id {os.getuid()} is nobody's"),
+    ):
+        ask_for_keys(str(tmp_path / "run" / "credentials.sock"))
+    with pytest.raises(SystemExit, match="is the hub up"):
+        ask_for_keys(str(tmp_path / "run" / "credentials.sock"))
+
+
+def test_a_group_that_is_gone_gives_no_keys(store, keys):
+    users.add(store, "eve", ["partners"])
+    path = store.data_dir / "secrets" / "users.json"
+    path.write_text(path.read_text().replace('"partners"', '"of-old"'))
+    with pytest.raises(NotFound, match="eve is in no group"):
+        keys("eve")

@@ -120,6 +120,8 @@ def test_services_know_the_webhooks_and_the_start_imports_little(tmp_path):
     for name, text in pipelines.items():
         (tmp_path / "pipelines" / name).mkdir(parents=True)
         (tmp_path / "pipelines" / name / "pipeline.yaml").write_text(text)
+    with (tmp_path / "pipelines" / "broken" / "pipeline.yaml").open("ab") as file:
+        file.write(b"\xff")  # the hub starts all the same
     asked = (
         "import json, sys; from thalweg import settings;"
         "from thalweg.hub import environment, stack;"

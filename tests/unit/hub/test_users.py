@@ -3,10 +3,12 @@ import json
 import stat
 
 import pytest
+from tenacity import stop_after_attempt
 
+from thalweg import database
 from thalweg import settings as settings_module
-from thalweg.errors import InvalidInput, NotFound
-from thalweg.hub import users
+from thalweg.errors import InvalidInput, NotFound, Unavailable
+from thalweg.hub import removal, state, users
 from thalweg.hub.authenticator import FileAuthenticator
 
 
@@ -77,3 +79,27 @@ def test_existing_user_and_short_password(settings):
         users.set_password(settings, "ada", "short")
     with pytest.raises(NotFound, match="did you mean 'ada'"):
         users.set_password(settings, "adda")
+
+
+def test_who_is_removed_has_no_login_and_the_first_user_stays(settings):
+    password = users.add(settings, "ada", ["researchers"])
+    users.remove(settings, "ada")
+    assert log_in("ada", password) is None
+    assert users.names(settings) == {}
+    with pytest.raises(NotFound, match="no user 'ada'"):
+        removal.remove("ada", settings)
+    with pytest.raises(InvalidInput, match="'admin' stays"):
+        removal.remove("admin", settings)
+
+
+def test_a_hub_that_is_down_forgets_nobody(settings, monkeypatch):
+    """What it keeps of them would let them in again; their password lets them in no more."""
+    database.migrate(settings)
+    password = users.add(settings, "ada", ["researchers"])
+    state.folder(settings, "home", "ada")
+    monkeypatch.setattr(removal._forget.retry, "stop", stop_after_attempt(1))
+    with pytest.raises(Unavailable, match=r"`thalweg up`, then remove them again"):
+        removal.remove("ada", settings)
+    assert log_in("ada", password) is None
+    assert "ada" in users.names(settings)
+    assert (settings.data_dir / "home" / "ada").is_dir()
