@@ -214,11 +214,14 @@ def session(settings: Settings | None = None) -> Iterator[Session]:
             yield session
     except (OperationalError, ProgrammingError) as error:
         is_bug = isinstance(error, ProgrammingError)
-        if is_bug and getattr(error.orig, "sqlstate", None) != NO_TABLE:
+        state = getattr(error.orig, "sqlstate", None)
+        if is_bug and state not in (NO_TABLE, DENIED):
             raise
         said = str(error.orig).strip().partition("\n")[0]
         is_full = "disk is full" in said
         todo = "make room on it" if is_full else "is the hub up? `thalweg up` starts it"
+        if state == DENIED:
+            todo = "you may read it alone; pipelines are started by who looks after them"
         raise Unavailable(f"the metadata database does not answer ({said}): {todo}") from error
 
 
@@ -240,6 +243,8 @@ def engine(url: str) -> Engine:
 _migrating = threading.Lock()
 #: PostgreSQL's code for a table that is not there.
 NO_TABLE = "42P01"
+#: And for what the user may not do.
+DENIED = "42501"
 #: Lets one process migrate at a time, until the end of its transaction.
 ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(7264)"}
 

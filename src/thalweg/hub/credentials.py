@@ -73,7 +73,7 @@ def issue(person: str, settings: Settings) -> dict[str, Any]:
         The store makes none.
     """
     groups = yaml.safe_load((settings.home / "hub-config" / "groups.yaml").read_text())
-    if not any(groups[name]["lab"] for name in users.names(settings).get(person, ())):
+    if not any(groups.get(name, {}).get("lab") for name in users.names(settings).get(person, ())):
         raise NotFound(f"{person} is in no group of this hub that has a Lab: no keys")
     wanted = {
         "Action": "AssumeRole",
