@@ -34,7 +34,7 @@ test-fast: env ## Run the tests that do not start the whole hub
 
 .PHONY: accounts-test
 accounts-test: env ## As root: what one user of this machine can do to what is another's
-	@$(BIN)/python -m pytest tests/e2e/test_people_apart.py --durations=10
+	@ACCOUNTS=must $(BIN)/python -m pytest tests/e2e/test_people_apart.py --durations=10
 
 .PHONY: chart-test
 chart-test: env ## Render the chart with helm and check what it makes; THALWEG_CHARTS=folder of its parts

@@ -24,13 +24,18 @@ __all__ = ["Hub", "Plain", "Thalweg", "clean_environment"]
 
 PATIENCE = 300  # seconds
 HIDDEN = ("THALWEG_", "PYICEBERG_", "AWS_", "JUPYTER", "DASK_", "DAGSTER_")
-PLAIN_CONFIG = """\
+#: A hub of processes behind traefik, on loopback.
+BEHIND_TRAEFIK = """\
 c = get_config()
 c.JupyterHub.bind_url = "http://127.0.0.1:{port}/"
 c.JupyterHub.hub_bind_url = "http://127.0.0.1:{hub_port}"
 c.JupyterHub.proxy_class = "traefik_file"
 c.TraefikProxy.traefik_api_url = "http://127.0.0.1:{api_port}"
 c.JupyterHub.spawner_class = "simple"
+"""
+PLAIN_CONFIG = (
+    BEHIND_TRAEFIK
+    + """\
 c.SimpleLocalProcessSpawner.home_dir_template = "{folder}/home/{{username}}"
 c.Spawner.args = {args}
 c.Spawner.environment = {{"THALWEG_INSTANCE": "{mark}"}}
@@ -38,6 +43,7 @@ c.JupyterHub.authenticator_class = "shared-password"
 c.SharedPasswordAuthenticator.user_password = "{password}"
 c.Authenticator.allow_all = True
 """
+)
 
 
 def clean_environment() -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sections
 
-__all__ = ["lab_group", "mapped_groups", "profiles_of", "update", "url"]
+__all__ = ["lab_group", "mapped_groups", "profiles_of", "services_of", "update", "url"]
 
 HERE = Path(__file__).parent
 CLUSTER = HERE.parent / "cluster" / "cluster.json"
@@ -36,7 +36,7 @@ def url(name):
 def update(c, load_subconfig=None, cluster=None, secrets=SECRETS):
     """The hub: what every hub has, the cluster's part, then one's own files."""
     cluster = cluster or json.loads(CLUSTER.read_text())
-    services, groups = sections.read("services"), sections.read("groups")
+    services, groups = services_of(cluster), sections.read("groups")
     sections.update_hub(c)
     sections.update_services(c, services, url)
     sections.update_access(c, services, groups)
@@ -46,6 +46,14 @@ def update(c, load_subconfig=None, cluster=None, secrets=SECRETS):
     update_spawner(c, cluster, sections.read("profiles"))
     for own in sorted((HERE / "jupyterhub_config.d").glob("*.py")) if load_subconfig else ():
         load_subconfig(str(own))
+
+
+def services_of(cluster):
+    """What services.yaml declares; groups that the values name for a page stand in place of its."""
+    services = sections.read("services")
+    for name, groups in cluster["groups"].items():
+        services[name]["groups"] = groups
+    return services
 
 
 def update_services(c, services, cluster, secrets):
@@ -120,16 +128,23 @@ def mapped_groups(login, state):
 def update_spawner(c, cluster, profiles):
     """Lab as a pod: the one image, the data's environment, the sizes that the person may use."""
     c.KubeSpawner.image = cluster["image"]
-    c.KubeSpawner.environment = cluster["environment"]
+    c.KubeSpawner.environment = cluster["environment"] | own_prefix(cluster["users"])
     c.KubeSpawner.volumes = dict(c.KubeSpawner.get("volumes", {})) | cluster["volumes"]
     c.KubeSpawner.volume_mounts = dict(c.KubeSpawner.get("volume_mounts", {})) | cluster["mounts"]
     c.KubeSpawner.pod_security_context = cluster["pod_security"]
     c.KubeSpawner.container_security_context = cluster["container_security"]
+    c.KubeSpawner.automount_service_account_token = False
     # Kubernetes would tell each service in a variable, and THALWEG_… are settings.
     c.KubeSpawner.extra_pod_config = {"enableServiceLinks": False}
     c.KubeSpawner.lifecycle_hooks = {"postStart": {"exec": {"command": FILL_HOME}}}
     c.KubeSpawner.profile_list = lambda spawner: profiles_of(spawner.user, profiles)
     c.Spawner.pre_spawn_hook = choose_account
+
+
+def own_prefix(bucket):
+    """Where a person keeps what nobody else opens: the group's role knows the pod by its name."""
+    place = lambda spawner: f"s3://{bucket}/people/{spawner.pod_name}"  # noqa: E731
+    return {"THALWEG_OWN_URI": place} if bucket else {}
 
 
 #: The tutorials, as on a laptop; what the person has changed is left as it is.

@@ -9,6 +9,7 @@ from dask_gateway_server.options import Options
 # The executables that the gateway defaults to are gone from distributed.
 c.KubeClusterConfig.scheduler_cmd = ["dask", "scheduler", "--preload", "thalweg.compute.guard"]
 c.KubeClusterConfig.worker_cmd = ["dask", "worker"]
+# The guard of their pages has no token here: one that all share would open those of others.
 c.KubeClusterConfig.image = cluster["image"]
 c.KubeClusterConfig.environment = cluster["dask_environment"]
 c.KubeClusterConfig.idle_timeout = cluster["dask_idle_timeout"]
@@ -25,7 +26,7 @@ def pod(groups):
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": cluster["pod_security"],
-        "volumes": cluster["dask_volumes"],
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
 
 
@@ -33,11 +34,11 @@ def of_user(options, user):
     """The pods of this user's cluster."""
     container = {
         "securityContext": cluster["container_security"],
-        "volumeMounts": cluster["dask_mounts"],
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - a volume of its own
     }
     return {
         "scheduler_extra_pod_config": pod(user.groups),
-        "worker_extra_pod_config": pod(user.groups),
+        "worker_extra_pod_config": pod(user.groups) | cluster["dask_worker_pod"],
         "scheduler_extra_container_config": container,
         "worker_extra_container_config": container,
     }

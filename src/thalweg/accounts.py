@@ -217,6 +217,7 @@ def environment(account: Account, settings: Settings) -> dict[str, str]:
         "PYICEBERG_HOME": str(clients(settings)),
         "THALWEG_DATA_DIR": str(state),
         "THALWEG_DATABASE_URL": f"sqlite:///{state / 'thalweg.db'}",
+        "THALWEG_OWN_URI": theirs,
         "THALWEG_RAW_URI": f"{theirs}/raw",
         "THALWEG_RUNS_URI": f"{theirs}/runs",
         "THALWEG_DASK_TOKEN_FILE": str(account.runtime / "dask-dashboard-token"),

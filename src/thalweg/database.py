@@ -225,11 +225,14 @@ def session(settings: Settings | None = None) -> Iterator[Session]:
             yield session
     except (OperationalError, ProgrammingError, InternalError) as error:
         is_bug = not isinstance(error, OperationalError)
-        if is_bug and getattr(error.orig, "sqlstate", None) not in (NO_TABLE, READ_ONLY):
+        state = getattr(error.orig, "sqlstate", None)
+        if is_bug and state not in (NO_TABLE, READ_ONLY, DENIED):
             raise
         said = str(error.orig).strip().partition("\n")[0]
         is_full = "disk is full" in said
         todo = "make room on it" if is_full else "is the hub up? `thalweg up` starts it"
+        if state == DENIED:
+            todo = "you may read it alone; pipelines are started by who looks after them"
         raise Unavailable(f"the metadata database does not answer ({said}): {todo}") from error
 
 
@@ -249,9 +252,9 @@ def engine(url: str) -> Engine:
 
 
 _migrating = threading.Lock()
-#: PostgreSQL's codes for a table that is not there, and for a server that takes no changes, as one
-#: whose place another has taken.
-NO_TABLE, READ_ONLY = "42P01", "25006"
+#: PostgreSQL's codes for a table that is not there, for a server that takes no changes, as one
+#: whose place another has taken, and for what the user may not do.
+NO_TABLE, READ_ONLY, DENIED = "42P01", "25006", "42501"
 #: Lets one process migrate at a time, until the end of its transaction.
 ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(7264)"}
 

@@ -35,7 +35,9 @@ VALUES = {
     "storage.warehouseBucket": "buckets.warehouse",
     "storage.runsBucket": "buckets.runs",
     "storage.griddedBucket": "buckets.gridded",
+    "storage.usersBucket": "buckets.users",
     "settings.arrivals_url": "queue_url",
+    "upkeep.backup.bucket": "backup_bucket",
     "dagster.postgresql.postgresqlHost": "database_endpoint",
 }
 #: What goes with them.
@@ -163,7 +165,7 @@ def _secret(name: str) -> Callable[[Place], str]:
 
 
 def _image(place: Place) -> str:
-    repository, _, tag = place.image.rpartition(":")
+    repository, tag = (str(place.chart["image"][key]) for key in ("repository", "tag"))
     ours = place.outputs.get("image_repository", "")
     if repository != ours:
         return f"{place.image}, from elsewhere"
@@ -171,7 +173,7 @@ def _image(place: Place) -> str:
         "ecr",
         "describe_images",
         repositoryName=ours.partition("/")[2],
-        imageIds=[{"imageTag": tag}],
+        imageIds=[{"imageTag": tag.partition("@")[0]}],
     )
     return place.image
 
@@ -200,6 +202,16 @@ SNAPSHOT = (
     "aws rds create-db-snapshot --db-instance-identifier {database} "
     "--db-snapshot-identifier before-upgrade"
 )
+#: In pods of the hub: it has the data's environment and the role that may read and write all of it.
+JOB = "kubectl -n thalweg create job "
+BACKUP = JOB + "backup-now --from=cronjob/backup"
+RESTORE = (
+    JOB + "restore --from=cronjob/backup --dry-run=client -o json | "
+    """jq '.spec.template.spec.containers[0].args = ["thalweg", "deploy", "restore", """
+    """"s3://OUR-BACKUPS/TIME", "--part", "objects", "--part", "tables"]' | """
+    "kubectl -n thalweg create -f -"
+)
+VERIFY = JOB + "verify-now --from=cronjob/verify-raw"
 STOP = "kubectl -n thalweg scale deployment --all --replicas 0"
 #: In order. What the pages say more of, as SQL and restores, they say at the same step.
 PLANS: dict[str, tuple[Step, ...]] = {
@@ -235,7 +247,7 @@ PLANS: dict[str, tuple[Step, ...]] = {
     ),
     "upgrade": (
         Step("What is in the way?", (CHECK,)),
-        Step("A way back", (SNAPSHOT, "thalweg deploy backup s3://OUR-BACKUPS --by-version")),
+        Step("A way back", (SNAPSHOT, BACKUP)),
         Step("Infrastructure", APPLY, _applied),
         Step("The image", ("buildah push {image}",), _image),
         Step("What would change", (WRITE_VALUES, INSTALL + " --dry-run=server")),
@@ -260,10 +272,10 @@ PLANS: dict[str, tuple[Step, ...]] = {
         ),
         Step(
             "Objects and tables",
-            ("thalweg deploy restore s3://OUR-BACKUPS/TIME --part objects --part tables",),
+            (RESTORE,),
         ),
         Step("The hub again", (INSTALL, TEST), _release),
-        Step("Is every raw file what it was?", ("thalweg raw verify",)),
+        Step("Is every raw file what it was?", (VERIFY,)),
     ),
 }  # fmt: skip
 
@@ -350,7 +362,7 @@ def _held(name: str, ask: Callable[[], str]) -> Check:
 def _tool(name: str, oldest: tuple[int, ...]) -> str:
     if shutil.which(name) is None:
         raise NotFound(f"{name} is not on PATH: install it")
-    said = run(name, *VERSION.get(name, ["--version"])).splitlines()[0]
+    said = run(name, *VERSION.get(name, ["--version"])).partition("\n")[0]
     found = tuple(map(int, re.findall(r"\d+", said)))[: len(oldest)]
     if found < oldest:
         raise InvalidInput(f"{said}: expected {'.'.join(map(str, oldest))} or newer")

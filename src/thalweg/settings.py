@@ -76,6 +76,9 @@ class Settings:
     )
     mail_from: str = setting("thalweg@localhost", "address from which notices are sent")
     gridded_uri: str = setting("s3://gridded", "where repositories of fields are kept")
+    own_uri: str = setting(
+        "", "where a person's server keeps what nobody else opens; empty: there is no such place"
+    )
     warehouse: str = setting("thalweg", "name of the PyIceberg catalogue that holds the tables")
     public_endpoint: str = setting(
         "https://s3.us-east-1.amazonaws.com", "S3 endpoint of the public open-data buckets"

@@ -43,7 +43,10 @@ def everything(chart, tmp_path_factory):
         """\
 catalogue: {kind: rest, server: {enabled: true, existingSecret: thalweg-iceberg}}
 trino: {enabled: true}
-upkeep: {arrivals: {enabled: true}}
+upkeep: {arrivals: {enabled: true}, backup: {enabled: true, bucket: our-backups}}
+ray:
+  enabled: true
+  jobs: {weekly: {schedule: "0 4 * * 0", command: thalweg run evaluate, workers: 4}}
 aws: {efsId: fs-0123456789abcdef0}
 jupyterhub: {singleuser: {storage: {dynamic: {storageClass: thalweg-homes}}}}
 """

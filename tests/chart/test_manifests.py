@@ -12,7 +12,7 @@ from rendered import CHART, OURS, PROFILES, REAL, ROOT, by_kind, named, render, 
 
 WORKLOADS = ("Deployment", "DaemonSet", "StatefulSet", "Job", "CronJob", "Pod")
 #: Kinds that no release of Kubernetes has.
-CUSTOM = ("IngressRoute", "Middleware", "RayCluster", "ServiceMonitor")
+CUSTOM = ("IngressRoute", "Middleware", "RayCluster", "RayCronJob", "ServiceMonitor")
 #: Secrets that an institution makes, or the operator.
 GIVEN = {"thalweg-database", "thalweg-login", "thalweg-iceberg"}
 
@@ -68,8 +68,45 @@ def test_no_two_objects_have_one_name(everything):
     assert len(names) == len(set(names))
 
 
-def test_own_pods_are_restricted(everything):
+def restricted(spec):
     """The restricted pod security standard, and a root file system that cannot be written."""
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False, "a service THALWEG_… would be no setting"
+    for container in containers(spec):
+        assert CLOSED.items() <= container["securityContext"].items()
+        written = [
+            m["mountPath"] for m in container.get("volumeMounts", ()) if not m.get("readOnly")
+        ]
+        assert "/tmp" in written or container["image"].startswith(OTHERS), "no place to write to"
+        assert container["resources"]["requests"]
+        assert container["resources"]["limits"]["memory"]
+    for volume in spec.get("volumes", ()):
+        kinds = {"emptyDir", "configMap", "secret", "persistentVolumeClaim"}
+        assert kinds & set(volume), volume
+
+
+CLOSED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+#: Images of others that write nothing.
+OTHERS = ("quay.io/lakekeeper/",)
+
+
+def ray_pods(objects):
+    """The pods of each Ray cluster, also of those that jobs make."""
+    clusters = [each["spec"] for each in by_kind(objects, "RayCluster")]
+    jobs = by_kind(objects, "RayCronJob")
+    clusters += [each["spec"]["jobTemplate"]["rayClusterSpec"] for each in jobs]
+    for cluster in clusters:
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            yield group["template"]["spec"]
+
+
+def test_own_pods_are_restricted(everything):
     own = [each for each in by_kind(everything, *WORKLOADS) if is_ours(each)]
     assert {
         "dashboards",
@@ -79,25 +116,14 @@ def test_own_pods_are_restricted(everything):
         "trino",
         "verify-raw",
         "arrivals",
+        "backup",
         "migrate",
+        "thalweg-test",
     } <= {each["metadata"]["name"] for each in own}
-    (ray,) = by_kind(everything, "RayCluster")
-    groups = [ray["spec"]["headGroupSpec"], *ray["spec"]["workerGroupSpecs"]]
-    for spec in [*map(pod, own), *(group["template"]["spec"] for group in groups)]:
-        assert spec["securityContext"]["runAsNonRoot"]
-        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert spec["automountServiceAccountToken"] is False
-        assert spec["enableServiceLinks"] is False, "a service THALWEG_… would be no setting"
-        for container in containers(spec):
-            assert container["securityContext"] == {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            }
-            assert container["resources"]["requests"]
-            assert container["resources"]["limits"]["memory"]
-        volumes = spec.get("volumes", ())
-        assert all({"emptyDir", "configMap", "secret"} & set(volume) for volume in volumes)
+    rays = list(ray_pods(everything))
+    assert len(rays) == 4
+    for spec in [*map(pod, own), *rays]:
+        restricted(spec)
 
 
 @pytest.mark.skipif(not REAL, reason="Dagster's own chart is not here: THALWEG_CHARTS")
@@ -118,6 +144,45 @@ def test_one_image_for_all(everything):
         if "thalweg" in container["image"]
     }
     assert ours == {"ghcr.io/thalweg/thalweg:0.1.0"}
+
+
+def test_what_runs_before_an_upgrade_names_nothing_that_it_brings(everything):
+    """The config maps are then those of the version before, which has not each file of this one."""
+    for each in by_kind(everything, "Job", "Pod"):
+        if is_ours(each) and "pre-upgrade" in each["metadata"]["annotations"]["helm.sh/hook"]:
+            volumes = pod(each)["volumes"]
+            assert {kind for volume in volumes for kind in volume} == {"name", "emptyDir"}
+
+
+def test_a_folder_fits_into_its_config_map(objects):
+    for each in by_kind(objects, "ConfigMap"):
+        assert len(json.dumps(each["data"], ensure_ascii=False).encode()) < 2**20
+
+
+def test_a_persons_server_outlives_a_file_that_has_gone(production):
+    """The hub reads the names of files when it starts; an upgrade may take one away."""
+    cluster = json.loads(named(production, "ConfigMap", "thalweg-cluster")["data"]["cluster.json"])
+    maps = [volume["configMap"] for volume in cluster["volumes"].values() if "configMap" in volume]
+    assert len(maps) == 5
+    assert all(each["optional"] for each in maps)
+
+
+def test_pages_are_left_one_at_a_time_when_a_node_is_emptied(everything):
+    budgets = {
+        each["metadata"]["name"]: each for each in by_kind(everything, "PodDisruptionBudget")
+    }
+    for name in ("dashboards", "operations", "schedules"):
+        assert budgets[name]["spec"]["maxUnavailable"] == 1
+        chosen = budgets[name]["spec"]["selector"]["matchLabels"].items()
+        made = named(everything, "Deployment", name)["spec"]["template"]["metadata"]["labels"]
+        assert chosen <= made.items()
+
+
+@pytest.mark.skipif(not REAL, reason="z2jh is not here: THALWEG_CHARTS")
+def test_the_image_is_on_each_node_before_people_come(production):
+    for name in ("hook-image-puller", "continuous-image-puller"):
+        puller = named(production, "DaemonSet", name)
+        assert "ghcr.io/thalweg/thalweg:0.1.0" in {c["image"] for c in containers(pod(puller))}
 
 
 def test_what_pods_name_is_there(everything):
@@ -260,16 +325,55 @@ def test_a_package_has_the_files(chart, tmp_path):
     assert main == (ROOT / "catalogs" / "main.yaml").read_text()
 
 
+@pytest.fixture(scope="module")
+def crds(chart):
+    """The schema of each of KubeRay's kinds."""
+    found = {}
+    for file in (chart / "charts" / "kuberay-operator" / "crds").glob("*.yaml"):
+        spec = yaml.load(file.read_text(), Loader=yaml.CSafeLoader)["spec"]
+        (schema,) = [v["schema"] for v in spec["versions"] if v["name"] == "v1"]
+        found[spec["names"]["kind"]] = closed(schema["openAPIV3Schema"])
+    return found
+
+
 @pytest.mark.skipif(not REAL, reason="KubeRay's CRDs are not here: THALWEG_CHARTS")
-def test_the_ray_cluster_keeps_to_its_crd(production, chart):
-    crd = chart / "charts" / "kuberay-operator" / "crds" / "ray.io_rayclusters.yaml"
-    versions = yaml.load(crd.read_text(), Loader=yaml.CSafeLoader)["spec"]["versions"]
-    (schema,) = [v["schema"]["openAPIV3Schema"] for v in versions if v["name"] == "v1"]
-    (ray,) = by_kind(production, "RayCluster")
-    jsonschema.validate(ray, closed(schema))
+def test_ray_clusters_and_jobs_keep_to_their_crds(everything, crds):
+    (ray,) = by_kind(everything, "RayCluster")
+    jsonschema.validate(ray, crds["RayCluster"])
     ray = json.loads(json.dumps(ray)) | {"spec": ray["spec"] | {"rayVersoin": "2"}}
     with pytest.raises(jsonschema.ValidationError, match="rayVersoin"):
-        jsonschema.validate(ray, closed(schema))
+        jsonschema.validate(ray, crds["RayCluster"])
+    (job,) = by_kind(everything, "RayCronJob")
+    jsonschema.validate(job, crds["RayCronJob"])
+    jsonschema.validate(
+        {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "now"}}
+        | {"spec": job["spec"]["jobTemplate"]},
+        crds["RayJob"],
+    )
+
+
+def test_a_ray_job_has_a_cluster_of_its_own_that_goes_with_it(everything):
+    (job,) = by_kind(everything, "RayCronJob")
+    spec = job["spec"]["jobTemplate"]
+    assert (job["spec"]["schedule"], spec["entrypoint"]) == ("0 4 * * 0", "thalweg run evaluate")
+    assert spec["shutdownAfterJobFinishes"]
+    assert spec["activeDeadlineSeconds"] == 86400
+    cluster = spec["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    (workers,) = cluster["workerGroupSpecs"]
+    assert workers["replicas"] == workers["maxReplicas"] == 4
+    head, worker = (
+        group["template"]["spec"]["containers"][0] for group in (cluster["headGroupSpec"], workers)
+    )
+    assert "THALWEG_DATABASE_URL" in {each["name"] for each in head["env"]}, "it keeps the record"
+    assert "THALWEG_DATABASE_URL" not in {each["name"] for each in worker["env"]}
+    assert head["image"] == worker["image"] == "ghcr.io/thalweg/thalweg:0.1.0"
+
+
+@pytest.mark.skipif(not REAL, reason="KubeRay is not here: THALWEG_CHARTS")
+def test_kuberay_makes_jobs_by_the_clock(everything):
+    operator = pod(named(everything, "Deployment", "kuberay-operator"))
+    assert "RayCronJob=true" in " ".join(operator["containers"][0]["args"])
 
 
 def closed(schema):

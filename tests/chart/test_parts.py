@@ -15,8 +15,8 @@ import httpx
 import pytest
 import toolbox
 import yaml
-from rendered import REAL, ROOT, named
-from test_manifests import valid
+from rendered import OPTIONS, OURS, PROFILES, REAL, ROOT, named, render
+from test_manifests import ray_pods, restricted, valid
 
 from thalweg import settings as settings_module
 from thalweg.hub.state import free_ports
@@ -141,13 +141,29 @@ def test_a_pod_for_each_size_that_a_person_may_choose(hub, tmp_path):
     assert labels["component"] == "singleuser-server", "by which network policies choose"
     assert not REAL or labels["app"] == "jupyterhub"
     assert hub["pods"]["stan small"]["spec"]["serviceAccountName"] == "thalweg-stewards"
-    assert pod["enableServiceLinks"] is False
-    assert pod["securityContext"]["runAsNonRoot"]
-    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    for each in hub["pods"].values():
+        restricted(each["spec"])
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert {
         f"/srv/thalweg/{f}" for f in ("catalogs", "pipelines", "dashboards", "notebooks")
     } <= mounted
+
+
+def test_without_volumes_for_homes_a_home_can_be_written(chart):
+    """The root of a pod cannot."""
+    objects = render(chart, PROFILES["workshop"], OURS, options=OPTIONS)
+    cluster = json.loads(named(objects, "ConfigMap", "thalweg-cluster")["data"]["cluster.json"])
+    assert cluster["container_security"]["readOnlyRootFilesystem"]
+    assert cluster["mounts"]["thalweg-home"] == {"name": "home", "mountPath": "/home/jovyan"}
+    assert cluster["volumes"]["thalweg-home"] == {"name": "home", "emptyDir": {}}
+
+
+def test_lab_is_told_where_a_person_keeps_their_own(hub):
+    """By the name of the pod, of which Terraform's policy for the group makes a prefix."""
+    pod = hub["pods"]["rosa small"]
+    env = {each["name"]: each.get("value") for each in pod["spec"]["containers"][0]["env"]}
+    assert pod["metadata"]["name"] == "jupyter-rosa"
+    assert env["THALWEG_OWN_URI"] == "s3://our-users/people/jupyter-rosa"
 
 
 def test_a_server_that_starts_asks_kubernetes_for_its_home_and_its_pod(hub):
@@ -160,7 +176,8 @@ def test_lab_has_the_address_of_the_database_from_a_secret(hub):
     assert url["valueFrom"]["secretKeyRef"]["key"] == "lab-url"
 
 
-def test_the_pods_of_a_dask_cluster(production, tmp_path):
+def dask_pods(production, tmp_path):
+    """What Dask Gateway makes of the rendered configuration: a scheduler's pod and a worker's."""
     cluster = named(production, "ConfigMap", "thalweg-cluster")["data"]["cluster.json"]
     code = named(production, "ConfigMap", "thalweg-hub-config")["data"]["dask_gateway_cluster.py"]
     if REAL:
@@ -172,9 +189,13 @@ def test_the_pods_of_a_dask_cluster(production, tmp_path):
         extra = values["dask-gateway"]["gateway"]["extraConfig"]["00-thalweg"]
         config = "import json, os\nc = get_config()\n" + extra
     (tmp_path / "config.py").write_text(config)
-    scheduler_pod, worker = program(
+    return program(
         "dask_gateway.py", tmp_path / "config.py", THALWEG_CLUSTER=cluster, THALWEG_DASK_CONFIG=code
     )
+
+
+def test_the_pods_of_a_dask_cluster(production, tmp_path):
+    scheduler_pod, worker = dask_pods(production, tmp_path)
     assert valid([scheduler_pod, worker], tmp_path) == []
     args = scheduler_pod["spec"]["containers"][0]["args"]
     assert args[:4] == ["dask", "scheduler", "--preload", "thalweg.compute.guard"]
@@ -183,9 +204,28 @@ def test_the_pods_of_a_dask_cluster(production, tmp_path):
         environment = {each["name"]: each.get("value") for each in container["env"]}
         assert container["image"] == "ghcr.io/thalweg/thalweg:0.1.0"
         assert pod["spec"]["serviceAccountName"] == "thalweg-researchers", "the caller's"
-        assert pod["spec"]["securityContext"]["runAsNonRoot"]
+        restricted(pod["spec"])
         assert environment["DASK_DISTRIBUTED__WORKER__PRELOAD"] == "thalweg.compute.guard"
         assert environment["THALWEG_RAW_URI"] == "s3://our-raw"
+
+
+def test_workers_go_to_the_nodes_that_terraform_makes_for_them(production, everything, tmp_path):
+    """Spot instances: a scheduler or head that goes would take all with it."""
+    nodes = (ROOT / "terraform" / "modules" / "eks" / "main.tf").read_text()
+    scheduler_pod, worker = dask_pods(production, tmp_path)
+    head, ray_worker, *_ = ray_pods(everything)
+    for pod in (worker["spec"], ray_worker):
+        (toleration,) = pod["tolerations"]
+        assert f'"{toleration["key"]}"' in nodes
+        assert toleration["value"] == "worker"
+        affinity = pod["affinity"]["nodeAffinity"]
+        ((preferred,),) = affinity.values()
+        (label,) = preferred["preference"]["matchExpressions"]
+        assert f'"{label["key"]}"' in nodes
+        assert label["values"] == ["worker"]
+    for pod in (scheduler_pod["spec"], head):
+        assert not pod.get("tolerations")
+        assert not pod.get("affinity")
 
 
 @pytest.mark.skipif(not REAL, reason="Dagster's own chart is not here: THALWEG_CHARTS")
@@ -215,7 +255,7 @@ def test_the_job_of_a_run(production, tmp_path):
         "requests": {"cpu": "500m", "memory": "16000M"},
         "limits": {"memory": "16000M"},
     }, "those of pipeline.yaml"
-    assert container["securityContext"]["readOnlyRootFilesystem"]
+    restricted(spec)
     assert {"configMapRef": {"name": "thalweg-environment"}} in [
         {"configMapRef": {"name": each["configMapRef"]["name"]}} for each in container["envFrom"]
     ]

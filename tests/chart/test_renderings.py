@@ -39,7 +39,7 @@ VARIABLES = {
     "DASK_GATEWAY__ADDRESS": "a service in place of a port",
     "DASK_GATEWAY__PROXY_ADDRESS": "a service in place of a port",
     "DASK_GATEWAY__PUBLIC_ADDRESS": "pages of clusters open through Lab on a laptop only",
-    "THALWEG_DASK_TOKEN_FILE": "the same: Lab has no token for them",
+    "THALWEG_DASK_TOKEN_FILE": "the same: nobody has a token for them",
     "JUPYTER_CONFIG_PATH": "the same folder, mounted elsewhere",
 }
 

@@ -17,7 +17,12 @@ from toolbox import helm
 
 RELEASED = json.loads((ROOT / "tests" / "chart" / "released.json").read_text())
 #: Objects of the version before that are gone, each with its reason.
-GONE: dict[str, str] = {}
+GONE = {
+    "RayCluster/ray": "production has jobs with clusters of their own: one that waits costs",
+    "NetworkPolicy/thalweg-ray": "the same",
+    "NetworkPolicy/thalweg-pipelines": "Dagster's pages are behind a login as the others are",
+    "Secret/thalweg-dask-token": "who has a cluster could open the pages of others with it",
+}
 UPGRADE = ("--is-upgrade", *OPTIONS)
 
 
@@ -71,6 +76,7 @@ def secrets(objects):
     return {each["metadata"]["name"]: each["data"] for each in by_kind(objects, "Secret")}
 
 
+@pytest.mark.skipif(not REAL, reason="the parts make the secrets: THALWEG_CHARTS")
 def test_secrets_are_kept(chart, theirs, tmp_path):
     """By a render that may look into a cluster where the version before is."""
     profile = PROFILES["small"]
@@ -85,13 +91,12 @@ def test_secrets_are_kept(chart, theirs, tmp_path):
     assert done.returncode == 0, done.stderr
     kept = secrets([each for each in yaml.safe_load_all(done.stdout) if each])
     made = secrets(first)
-    assert "thalweg-dask-token" in made
     assert ("hub" in made) == bool(REAL)
     for name, data in made.items():
         keys = [key for key in data if key != "values.yaml"]  # which repeats them
         assert {key: kept[name][key] for key in keys} == {key: data[key] for key in keys}, name
     blind = secrets(render(chart, profile, theirs, options=UPGRADE))
-    assert blind["thalweg-dask-token"] != made["thalweg-dask-token"], "a render without a cluster"
+    assert blind["hub"] != made["hub"], "a render without a cluster"
 
 
 def test_the_record_is_of_a_version_before():

@@ -62,6 +62,12 @@ WRONG = {
         "jupyterhub.hub.services",
     ),
     "two cullers": ("jupyterhub.cull.enabled=true", "jupyterhub.cull.enabled"),
+    "a page for a group that is none": (
+        "services.schedules.groups[0]=x",
+        "services.schedules.groups",
+    ),
+    "backups to nowhere": ("upkeep.backup.enabled=true", "upkeep.backup.bucket"),
+    "a Ray job without a time": ("ray.jobs.weekly.command=x", "/ray/jobs/weekly"),
     "metrics without Prometheus": ("metrics.serviceMonitor=true", "metrics.serviceMonitor"),
 }
 

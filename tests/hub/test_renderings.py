@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from traitlets.config import Config
 
 from thalweg import settings as settings_module
@@ -21,11 +22,13 @@ import cluster  # noqa: E402
 import sections  # noqa: E402
 
 SERVICES, GROUPS = sections.read("services"), sections.read("groups")
+VALUES = yaml.safe_load((ROOT / "helm" / "thalweg" / "values.yaml").read_text())
 LOGIN = {"kind": "github", "clientId": "abc", "admins": ["ada"], "groups": {"researchers": ["o:t"]}}
 GIVEN = {
     "host": "hub.example.org", "image": "thalweg:1", "idle_timeout": 3600, "metrics": True,
     "login": LOGIN, "environment": {}, "volumes": {}, "mounts": {}, "pod_security": {},
-    "container_security": {},
+    "container_security": {}, "users": "our-users",
+    "groups": {n: page["groups"] for n, page in VALUES["services"].items() if "groups" in page},
 }  # fmt: skip
 
 #: What the two say otherwise, and why.
@@ -35,6 +38,11 @@ SERVICE_DIFFERENCES = {
     "environment": "the environment of a process; a deployment has its own",
     "api_token": "a laptop's managed services get theirs from the hub",
     "timeout": "a laptop's hub does not wait for pages that it starts itself",
+}
+#: Pages that a group opens on a laptop and, by the values of the chart, not on a cluster.
+PAGES_OF_THE_LAPTOP = {
+    ("group-researchers", "schedules"): "a notebook that is scheduled runs there as pipelines do, "
+    "and may write what they may",
 }
 ROLES_OF_THE_CLUSTER = {"metrics": "Prometheus reads the hub's metrics with a token"}
 #: `thalweg user remove`; on a cluster people are removed where they log in.
@@ -51,7 +59,7 @@ SPAWNER_DIFFERENCES = {
 OF_ONE_MACHINE = {"home", "data_dir", "host", "port", "accounts"}
 GIVEN_ELSEWHERE = {
     "launcher", "image", "namespace", "database_url", "raw_uri", "runs_uri", "gridded_uri",
-    "warehouse", "smtp_url", "schedules_url",
+    "warehouse", "smtp_url", "schedules_url", "own_uri",
 }  # fmt: skip
 
 
@@ -103,7 +111,26 @@ def test_services_are_the_same(both):
 def test_roles_and_scopes_are_the_same(both):
     here, there = (by_name(c.JupyterHub.load_roles) for c in both)
     here = {n: r for n, r in here.items() if n not in OF_THE_LAPTOP}
+    for role, page in PAGES_OF_THE_LAPTOP:
+        less = [f"{verb}:services!service={page}" for verb in ("access", "read")]
+        assert set(less) <= set(here[role]["scopes"])
+        here[role]["scopes"] = [each for each in here[role]["scopes"] if each not in less]
     assert {n: r for n, r in there.items() if n not in ROLES_OF_THE_CLUSTER} == here
+
+
+def test_who_may_schedule_on_a_cluster_is_a_value(tmp_path):
+    for name in (*SERVICES, "prometheus"):
+        (tmp_path / f"hub.services.{name}.apiToken").write_text("0" * 32)
+    c, everybody = Config(), {"groups": {"schedules": ["researchers", "stewards"]}}
+    cluster.update(c, cluster=GIVEN | everybody, secrets=tmp_path)
+    scopes = by_name(c.JupyterHub.load_roles)["group-researchers"]["scopes"]
+    assert "access:services!service=schedules" in scopes
+
+
+def test_a_persons_own_place_bears_the_name_of_their_pod(both):
+    place = both[1].KubeSpawner.environment["THALWEG_OWN_URI"]
+    assert place(SimpleNamespace(pod_name="jupyter-ada")) == "s3://our-users/people/jupyter-ada"
+    assert cluster.own_prefix("") == {}
 
 
 def test_lab_servers_are_the_same(both):

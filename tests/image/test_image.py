@@ -65,6 +65,10 @@ def test_one_image_in_the_chart_and_of_the_packages_version() -> None:
     assert tags == {f'&tag "{version}"', "*tag"}
 
 
+def test_a_backup_finds_pg_dump_in_the_image() -> None:
+    assert re.search(r"apt-get install [^&]* postgresql-client ", DOCKERFILE)
+
+
 def test_nothing_but_one_user_and_no_secret_in_the_dockerfile() -> None:
     assert re.findall(r"^USER (.*)$", DOCKERFILE, re.MULTILINE) == ["1000:1000"]
     assert DOCKERFILE.rstrip().endswith("USER 1000:1000")

@@ -14,12 +14,16 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 import tornado.websocket
 import yaml
@@ -28,6 +32,10 @@ from tornado.httpclient import HTTPRequest
 
 from thalweg.hub.state import free_ports
 from thalweg.settings import Settings
+
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.hubs import BEHIND_TRAEFIK
 
 TREE, DIR = Path(os.environ.get("IMAGE_TREE", "")), Path(os.environ.get("IMAGE_DIR", ""))
 UID = 1000
@@ -58,6 +66,7 @@ class Pod:
             (TREE / "etc" / name).touch()
         self.environ = dict(pair.split("=", 1) for pair in self.config["Env"])
         self.environ |= {"THALWEG_HOME": "/srv/thalweg", "THALWEG_DATA_DIR": "/var/lib/thalweg"}
+        self.mounted: Path | None = None
 
     def command(self, *words: str, keep: bool = False, **environ: str) -> list[str]:
         """The words as a container's; with `keep`, the environment of who starts it is kept."""
@@ -67,6 +76,8 @@ class Pod:
         mounts += [f"--ro-bind /etc/{name} /etc/{name}" for name in ("hosts", "resolv.conf")]
         for name in ("catalogs", "dashboards", "notebooks", "pipelines", "hub-config/singleuser"):
             mounts.append(f"--ro-bind {ROOT / name} /srv/thalweg/{name}")
+        if self.mounted:
+            mounts.append(f"--bind {self.mounted} /mnt")
         variables = [] if keep else ["--clearenv"]
         for name, value in (self.environ | environ).items():
             variables += ["--setenv", name, value]
@@ -233,6 +244,16 @@ def test_login_shells_and_git_are_there(pod: Pod) -> None:
     assert "OpenSSH" in said
 
 
+def test_postgresqls_programs_are_not_older_than_terraforms_server(pod: Pod) -> None:
+    """An older pg_dump refuses a newer server."""
+    text = (ROOT / "terraform" / "modules" / "database" / "variables.tf").read_text()
+    server = int(re.search(r'"postgres_version".*?default\s+= "(\d+)"', text, re.DOTALL)[1])  # type: ignore[index]
+    for program in ("pg_dump", "pg_restore", "psql"):
+        version = re.search(r"\) (\d+)", pod.run(program, "--version"))
+        assert version
+        assert int(version[1]) >= server, program
+
+
 # --- each role -----------------------------------------------------------------------------------
 
 
@@ -249,14 +270,10 @@ def test_started_by_itself_it_is_a_lab_and_healthy(pod: Pod) -> None:
         assert answers(told[0], follow_redirects=True)
 
 
-HUB = """
-import json, os
-c.JupyterHub.bind_url = "http://127.0.0.1:{public}"
-c.JupyterHub.hub_bind_url = "http://127.0.0.1:{hub}"
-c.JupyterHub.proxy_class = "traefik_file"
-c.TraefikProxy.traefik_api_url = "http://127.0.0.1:{api}"
+HUB = (
+    BEHIND_TRAEFIK
+    + """\
 c.JupyterHub.authenticator_class = "null"
-c.JupyterHub.spawner_class = "simple"
 c.Spawner.cmd = {command!r}
 c.Spawner.env_keep = []
 c.Spawner.ip = "127.0.0.1"
@@ -265,17 +282,18 @@ c.JupyterHub.services = [{{"name": "test", "api_token": {token!r}}}]
 scopes = ["admin:users", "admin:servers", "access:servers"]
 c.JupyterHub.load_roles = [{{"name": "tester", "services": ["test"], "scopes": scopes}}]
 """
+)
 
 
 @pytest.fixture
 def hub(pod: Pod, tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """A real hub outside, whose servers are the image: its address, and a header that may all."""
-    public, own, api = free_ports(3)
+    ports = dict(zip(("port", "hub_port", "api_port"), free_ports(3), strict=True))
     token = "0123456789abcdef" * 2
     pod.environ |= {"JUPYTER_CONFIG_PATH": "/srv/thalweg/hub-config/singleuser"}
     command = pod.command("jupyterhub-singleuser", keep=True)
     config = tmp_path / "jupyterhub_config.py"
-    config.write_text(HUB.format(public=public, hub=own, api=api, token=token, command=command))
+    config.write_text(HUB.format(**ports, token=token, command=command))
     environ = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     started = Started(
         [sys.executable, "-m", "jupyterhub", "-f", str(config)],
@@ -284,7 +302,7 @@ def hub(pod: Pod, tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         env=environ,
     )
     with started:
-        address = f"http://127.0.0.1:{public}"
+        address = f"http://127.0.0.1:{ports['port']}"
         started.until(lambda: answers(f"{address}/hub/health"))
         yield address, {"Authorization": f"token {token}"}
 
@@ -336,6 +354,69 @@ def test_a_run_loads_the_sample_and_the_quick_start_judges_it(with_data: Pod) ->
         "with database.session() as s: print(*s.query(database.RunRow.environment).distinct())"
     )
     assert DIGEST in said, "a run does not know by which image it was made"
+
+
+def test_a_pod_backs_up_postgresql(with_data: Pod, postgres: Path) -> None:
+    """As the cron job `backup` does, of a server that really runs."""
+    url = {"THALWEG_DATABASE_URL": "postgresql+psycopg://thalweg@/postgres?host=/mnt"}
+    postgres.chmod(0o711)  # the pod is another user; what lies below stays closed
+    with_data.mounted = postgres
+    try:
+        with_data.run("thalweg", "migrate", **url)
+        told = json.loads(with_data.run("thalweg", "deploy", "backup", "backups", "--json", **url))
+    finally:
+        with_data.mounted = None
+    assert told["database"] == "postgresql"
+    (dump,) = (with_data.home / "backups").glob("*/database")
+    assert dump.read_bytes().startswith(b"PGDMP")
+
+
+def of_glue() -> dict[str, str]:
+    """What the chart says of the catalogue where it is Glue's."""
+    text = (ROOT / "helm" / "thalweg" / "templates" / "_helpers.tpl").read_text()
+    (part,) = re.findall(r'\.catalogue\.kind "glue" }}\n(.*?)\n{{- else', text, re.DOTALL)
+    part = part.replace("{{ .Values.aws.region }}", "us-west-2")
+    part = part.replace("{{ .Values.catalogue.accountId | quote }}", "123456789012")
+    assert "{{" not in part
+    return {name: value.strip('"') for name, value in re.findall(r"^(\w+): (.*)$", part, re.M)}
+
+
+def test_glues_catalogue_is_asked_with_a_signature(pod: Pod) -> None:
+    """PyIceberg signs by boto3, which is in the image alone."""
+    asked = []
+
+    class Glue(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers["Authorization"]))
+            body = b'{"namespaces": [["hydro"]], "defaults": {}, "overrides": {}}'
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Glue) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environ = of_glue() | {"PYICEBERG_CATALOG__THALWEG__TYPE": "rest"}
+        uri = environ["PYICEBERG_CATALOG__THALWEG__URI"]
+        assert uri == "https://glue.us-west-2.amazonaws.com/iceberg"
+        environ["PYICEBERG_CATALOG__THALWEG__URI"] = f"http://127.0.0.1:{server.server_port}"
+        keys = {"AWS_ACCESS_KEY_ID": "AKIATEST", "AWS_SECRET_ACCESS_KEY": "secret"}
+        said = pod.python(
+            "from thalweg.settings import load\nfrom thalweg.warehouse.access import catalog\n"
+            "print(catalog(load()).list_namespaces())",
+            **environ, **keys,
+        )  # fmt: skip
+        server.shutdown()
+    assert "hydro" in said
+    assert [path.partition("?")[0] for path, _ in asked] == ["/v1/config", "/v1/namespaces"]
+    assert "warehouse=123456789012" in asked[0][0]
+    for _, signature in asked:
+        assert signature.startswith("AWS4-HMAC-SHA256 Credential=AKIATEST/")
+        assert "/us-west-2/glue/aws4_request" in signature
 
 
 def test_dask_scheduler_worker_and_client_understand_each_other(pod: Pod) -> None:
@@ -391,6 +472,29 @@ def test_dagsters_code_server_holds_the_pipelines(pod: Pod) -> None:
         **home,
     )
     assert "load_sample" in said
+
+
+def test_what_runs_before_the_code_server_prepares_dagsters_database(
+    pod: Pod, postgres: Path
+) -> None:
+    """On a PostgreSQL that really runs: first empty, then again as after an upgrade."""
+    text = (ROOT / "helm" / "thalweg" / "templates" / "pipelines.yaml").read_text()
+    (program,) = re.findall(r"- -c\n +- \|-\n(.*?)\n +env: ", text, re.DOTALL)
+    with psycopg.connect(f"host={postgres} user=thalweg dbname=postgres", autocommit=True) as made:
+        made.execute("CREATE DATABASE dagster")
+    postgres.chmod(0o711)
+    pod.mounted = postgres
+    home = pod.home / "dagster"
+    home.mkdir()
+    url = {"postgres_url": "postgresql://thalweg@/dagster?host=/mnt"}
+    (home / "dagster.yaml").write_text(yaml.safe_dump({"storage": {"postgres": url}}))
+    os.chown(home, UID, UID)
+    for _ in range(2):
+        around = {"DAGSTER_HOME": "/home/jovyan/dagster", "THALWEG_LAUNCHER": "kubernetes"}
+        pod.python(dedent(program), **around)
+    with psycopg.connect(f"host={postgres} user=thalweg dbname=dagster") as made:
+        pools = made.execute("SELECT concurrency_key FROM concurrency_limits").fetchall()
+    assert ("Personal",) in pools, "ten notebooks of people at once"
 
 
 def test_the_dashboards_are_served(with_data: Pod) -> None:

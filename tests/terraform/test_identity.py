@@ -19,6 +19,7 @@ from thalweg.hub import credentials
 CLONE = Path(__file__).resolve().parents[2]
 
 OURS, THEIRS = "hydrology", "hydro"
+ADA, ADAM = ({"kubernetes-pod-name": f"jupyter-{name}"} for name in ("ada", "adam"))
 USERS = "arn:aws:s3:::test-users"
 CHANGES = ("s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload")
 Policies = dict[str, dict[str, Any]]
@@ -48,6 +49,23 @@ def test_a_person_has_what_is_their_groups_own(policies: Policies) -> None:
         assert allows(mine, action, f"{USERS}/{OURS}/a/notes.csv")
     assert allows(mine, "s3:ListBucket", USERS, s3_prefix=f"{OURS}/")
     assert allows(mine, "s3:ListBucket", USERS, s3_prefix=f"{OURS}/a/")
+
+
+def test_what_is_a_persons_own_nobody_else_of_their_group_reaches(policies: Policies) -> None:
+    """By the name of the pod, which pod identity puts into each session."""
+    mine = policies[f"group-{OURS}"]
+    theirs = f"{USERS}/people/jupyter-ada/notes.csv"
+    for action in ("s3:GetObject", *CHANGES):
+        assert allows(mine, action, theirs, ADA)
+        assert allows(policies[f"group-{THEIRS}"], action, theirs, ADA), "whichever group she is in"
+        worker = {"kubernetes-pod-name": "dask-worker-1a2b3c-x7"}
+        for other in (ADAM, worker, {"kubernetes-pod-name": "jupyter-*"}, {}):
+            assert not allows(mine, action, theirs, other)
+        for name in ("runs", "dashboards"):
+            assert not allows(policies[name], action, theirs, ADA)
+    assert allows(mine, "s3:ListBucket", USERS, ADA, s3_prefix="people/jupyter-ada/a")
+    for prefix in ("people/", "people/jupyter-ada", "people/jupyter-adam/", "people/*"):
+        assert not allows(mine, "s3:ListBucket", USERS, ADA, s3_prefix=prefix)
 
 
 @pytest.mark.parametrize(("one", "other"), [(OURS, THEIRS), (THEIRS, OURS)])
@@ -88,7 +106,7 @@ def test_services_do_not_reach_what_people_keep_for_themselves(policies: Policie
 
 
 def test_on_one_machine_people_have_the_same_shape_of_policy(policies: Policies) -> None:
-    """Statement by statement; a person of one machine has what a group has on AWS."""
+    """Statement by statement; a person of one machine has what one has on AWS, but no group's."""
     there = {each["Sid"]: each for each in policies[f"group-{OURS}"]["Statement"]}
     here = {each["Sid"]: each for each in credentials.policy("ada")["Statement"]}
     assert set(there) - set(here) == {"Catalogue", "Key"}, "Iceberg's own door; no encryption"
@@ -96,6 +114,8 @@ def test_on_one_machine_people_have_the_same_shape_of_policy(policies: Policies)
     bucket = "s3:GetBucketLocation"  # of which a store has none
     for sid in here:
         assert {*here[sid]["Action"]} == {*there[sid]["Action"]} - {bucket}
-        text = json.dumps(there[sid]["Resource"]).replace("test-", "").replace(OURS, "ada")
+        persons = [each for each in there[sid]["Resource"] if f"/{OURS}/" not in each]
+        own = "people/${aws:PrincipalTag/kubernetes-pod-name}"
+        text = json.dumps(persons).replace("test-", "").replace(own, "ada")
         assert sorted(here[sid]["Resource"]) == sorted(json.loads(text))
         assert set(here[sid].get("Condition", {})) == set(there[sid].get("Condition", {}))

@@ -158,6 +158,7 @@ def test_what_comes_back_is_the_same_row_by_row(
         made = backup.backup(str(tmp_path), settings=here)
         until = len(landed)
         until_there_are(until + 2, landed)
+    assert Path(made["uri"].removeprefix("file://")).stat().st_mode & 0o777 == 0o700
     runs = history.find(limit=None, settings=here)
     files = {file.id: (file, raw.read(file)) for file in raw.find(settings=here)}
     table, others = warehouse.table(NAME), all_rows()

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import botocore.session
@@ -30,6 +31,7 @@ OUTPUTS = {
     "database_identifier": "thalweg-dev",
     "cluster_name": "thalweg-dev",
     "efs_id": "fs-0123456789abcdef0",
+    "backup_bucket": "our-backups",
     "queue_url": "https://sqs.us-west-2.amazonaws.com/012345678901/arrivals",
     "image_repository": "012345678901.dkr.ecr.us-west-2.amazonaws.com/thalweg-dev",
 }
@@ -50,7 +52,9 @@ def test_values_of_the_chart() -> None:
             "warehouseBucket": "our-warehouse",
             "runsBucket": "our-runs",
             "griddedBucket": "our-gridded",
+            "usersBucket": "our-users",
         },
+        "upkeep": {"backup": {"bucket": "our-backups"}},
         "settings": {"arrivals_url": "https://sqs.us-west-2.amazonaws.com/012345678901/arrivals"},
         "dagster": {"postgresql": {"postgresqlHost": "db.example.internal"}},
         "jupyterhub": {"singleuser": {"storage": {"dynamic": {"storageClass": "thalweg-homes"}}}},
@@ -161,6 +165,20 @@ def test_a_place_where_all_is_well(tmp_path: Path, programs: Callable[..., None]
     assert found["terraform"].seen == "Terraform v1.11.4"
     assert found["credentials"].seen == WHO["Arn"]
     assert found["image"].seen == "ghcr.io/thalweg/thalweg:0.1.0, from elsewhere"
+
+
+def test_an_image_with_a_digest_is_looked_for_by_its_tag(tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+    client = SimpleNamespace(describe_images=lambda **words: asked.append(words))
+    session = SimpleNamespace(
+        get_config_variable=lambda name: None, create_client=lambda *_, **__: client
+    )
+    ours = {"repository": OUTPUTS["image_repository"], "tag": "0.2.0@sha256:0a"}
+    (tmp_path / "ours.yaml").write_text(yaml.safe_dump({"image": ours}))
+    at = Place("dev", load({}, home=CLONE), [tmp_path / "ours.yaml"], session)
+    vars(at)["outputs"] = OUTPUTS
+    assert deployment._image(at) == f"{OUTPUTS['image_repository']}:0.2.0@sha256:0a"
+    assert asked[0]["imageIds"] == [{"imageTag": "0.2.0"}]
 
 
 def test_what_is_wrong_is_told_with_what_to_do(

@@ -20,6 +20,7 @@ import pytest
 from dask_gateway import Gateway
 
 from thalweg import compute, database, ingest, warehouse
+from thalweg.compute import local_ray
 from thalweg.errors import InvalidInput, Unavailable
 from thalweg.settings import Settings
 from thalweg.sources import sample
@@ -167,6 +168,15 @@ print(json.dumps([squares, listening, modes, ray.get_runtime_context().gcs_addre
 sys.stdout.flush()
 sys.stdin.read()
 """
+#: As the command of a Ray job, whose cluster is there already.
+OF_A_JOB = """
+import json
+from thalweg import compute
+
+ray = compute.ray()
+squares = ray.get([ray.remote(lambda x: x * x).remote(x) for x in range(3)])
+print(json.dumps([squares, ray.get_runtime_context().gcs_address]))
+"""
 STRANGER = "import sys, ray; ray.init(address=sys.argv[1]); print('connected', ray.nodes())"
 
 
@@ -203,6 +213,17 @@ def test_ray_is_on_loopback_behind_a_token_and_gone_at_exit() -> None:
         )
         assert stranger.returncode != 0
         assert "connected" not in stranger.stdout
+        around = {"RAY_ADDRESS": address, "RAY_AUTH_TOKEN_PATH": f"{folder}/token"}
+        job = subprocess.run(
+            [sys.executable, "-c", OF_A_JOB],
+            env=os.environ | local_ray.ENVIRONMENT | around,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert job.returncode == 0, job.stderr
+        assert json.loads(job.stdout.splitlines()[-1]) == [[0, 1, 4], address]
+        assert owner.poll() is None, "it goes on without the job"
     finally:
         owner.communicate("", timeout=60)
     _, alive = psutil.wait_procs(children, timeout=20)

@@ -75,6 +75,25 @@ def test_a_file_comes_back_as_it_landed(registry: Settings) -> None:
     assert [each.state for each in raw.verify()] == ["ok"]
 
 
+def test_who_may_only_read_is_told_so(
+    postgres: Path, registry: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a person's server on a cluster, by `lab-url`."""
+    if "postgresql" not in registry.database_url:
+        pytest.skip("SQLite has no users")
+    file = land()
+    url = sa.make_url(registry.database_url)
+    name = f"lab_{url.database}"
+    with psycopg.connect(f"host={postgres} user=thalweg dbname={url.database}") as made:
+        made.execute(f"CREATE ROLE {name} LOGIN")
+        made.execute(f"GRANT SELECT ON raw_files, runs, run_uses TO {name}")
+    theirs = url.set(username=name).render_as_string()
+    monkeypatch.setenv("THALWEG_DATABASE_URL", theirs)
+    assert raw.find("test", "levels") == [file]
+    with pytest.raises(Unavailable, match=r"permission denied .*you may read it alone"):
+        land(b"of a reader")
+
+
 def test_racing_writers_agree_on_one_file(registry: Settings) -> None:
     """Of 24 writers with three different contents, each content is kept once."""
     with ThreadPoolExecutor(8) as pool:

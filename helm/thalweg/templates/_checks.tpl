@@ -14,7 +14,7 @@
 {{- if ne (toString $class) "thalweg-homes" }}{{ include "thalweg.refuse" (printf "aws.efsId is %s, and jupyterhub.singleuser.storage.dynamic.storageClass is %v: set it to thalweg-homes, or homes would lie elsewhere, in one zone and without a backup" $v.aws.efsId $class) }}{{ end }}
 {{- end }}
 {{- range $name, $bucket := $v.storage }}
-{{- if not $bucket }}{{ include "thalweg.refuse" (printf "storage.%s is empty: set it to the name of a bucket (terraform output)" $name) }}{{ end }}
+{{- if not (or $bucket (eq $name "usersBucket")) }}{{ include "thalweg.refuse" (printf "storage.%s is empty: set it to the name of a bucket (terraform output)" $name) }}{{ end }}
 {{- if hasPrefix "s3://" $bucket }}{{ include "thalweg.refuse" (printf "storage.%s is %q: expected the bucket's name without s3://" $name $bucket) }}{{ end }}
 {{- end }}
 {{- if not $v.database.existingSecret }}{{ include "thalweg.refuse" "database.existingSecret is empty: make a secret with the keys url, hub-url, lab-url and postgresql-password, and name it" }}{{ end }}
@@ -83,8 +83,12 @@
 {{- range $name, $service := include "thalweg.services" . | fromYaml }}
 {{- if and $service.web (ne $name "pipelines") }}{{ $web = append $web $name }}{{ end }}
 {{- end }}
-{{- range $name, $_ := $v.services }}
+{{- $groups := include "thalweg.groups" . | fromYaml }}
+{{- range $name, $service := $v.services }}
 {{- if not (has $name $web) }}{{ include "thalweg.refuse" (printf "services.%s: hub-config/services.yaml has no such page; it has %s" $name (join ", " $web)) }}{{ end }}
+{{- range $service.groups }}
+{{- if not (hasKey $groups .) }}{{ include "thalweg.refuse" (printf "services.%s.groups: hub-config/groups.yaml has no group %q; it has %s" $name . (keys $groups | sortAlpha | join ", ")) }}{{ end }}
+{{- end }}
 {{- end }}
 
 {{- /* the catalogue and what depends on it */ -}}
@@ -97,6 +101,9 @@
 {{- else if not .uri }}{{ include "thalweg.refuse" "catalogue.uri is empty: give the address of an Iceberg REST catalogue, or set catalogue.server.enabled" }}
 {{- end }}
 {{- end }}
-{{- if and $v.ray.enabled (not $v.components.rayOperator) (not (.Capabilities.APIVersions.Has "ray.io/v1")) }}{{ include "thalweg.refuse" "ray.enabled is true, and this cluster has no KubeRay: set components.rayOperator to true" }}{{ end }}
+{{- if and (or $v.ray.enabled $v.ray.jobs) (not $v.components.rayOperator) (not (.Capabilities.APIVersions.Has "ray.io/v1")) }}{{ include "thalweg.refuse" "ray.enabled is true or ray.jobs names jobs, and this cluster has no KubeRay: set components.rayOperator to true" }}{{ end }}
+{{- with $v.upkeep.backup }}
+{{- if and .enabled (or (not .bucket) (hasPrefix "s3://" .bucket)) }}{{ include "thalweg.refuse" (printf "upkeep.backup.bucket is %q: expected the name of the bucket for backups, without s3:// (terraform output backup_bucket)" .bucket) }}{{ end }}
+{{- end }}
 {{- if and $v.metrics.serviceMonitor (not (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1")) }}{{ include "thalweg.refuse" "metrics.serviceMonitor is true, and this cluster has no Prometheus operator (monitoring.coreos.com/v1): install it first, or set it to false" }}{{ end }}
 {{- end }}

@@ -113,6 +113,10 @@ valueFrom:
 
 {{- define "thalweg.volumes" -}}
 {{- include "thalweg.folders" (list . "catalogs" "pipelines" "dashboards") }}
+{{ include "thalweg.volumesScratch" . }}
+{{- end }}
+
+{{- define "thalweg.volumesScratch" -}}
 - {name: tmp, emptyDir: {}}
 - {name: state, emptyDir: {}}
 {{- end }}
@@ -121,6 +125,10 @@ valueFrom:
 - {name: catalogs, mountPath: /srv/thalweg/catalogs, readOnly: true}
 - {name: pipelines, mountPath: /srv/thalweg/pipelines, readOnly: true}
 - {name: dashboards, mountPath: /srv/thalweg/dashboards, readOnly: true}
+{{ include "thalweg.mountsScratch" . }}
+{{- end }}
+
+{{- define "thalweg.mountsScratch" -}}
 - {name: tmp, mountPath: /tmp}
 - {name: state, mountPath: /var/lib/thalweg}
 {{- end }}
@@ -137,6 +145,17 @@ nodeSelector: {{- toYaml . | nindent 2 }}
 {{- with (index . 0).Values.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end }}
+
+{{- /* Workers go to nodes for workers, where there are such: Terraform makes them of spot instances. */ -}}
+{{- define "thalweg.workers" -}}
+affinity:
+  nodeAffinity:
+    preferredDuringSchedulingIgnoredDuringExecution:
+      - weight: 100
+        preference:
+          matchExpressions: [{key: hub.jupyter.org/node-purpose, operator: In, values: [worker]}]
+tolerations: [{key: hub.jupyter.org/dedicated, operator: Equal, value: worker}]
 {{- end }}
 
 {{- /* A container of the one image: name, image, environment. */ -}}

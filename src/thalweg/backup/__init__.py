@@ -72,6 +72,8 @@ def backup(
                 f"{to} is in {place}, of which this is a backup: choose another place"
             )
     kind, dump = databases.dump(settings)
+    if uri.startswith("file://"):  # it holds what is everybody's own
+        Path(uri.removeprefix("file://")).mkdir(mode=0o700, parents=True, exist_ok=True)
     _write(f"{uri}/database", dump)
     for _ in range(ATTEMPTS):
         metadata = tables.metadata(settings)
@@ -145,8 +147,9 @@ def restore(
         for name, place in _places(settings).items():
             if place != (then := about["places"][name]):
                 raise InvalidInput(
-                    f"the backup is of {then}, and the setting {name}_uri is {place}: a backup "
-                    "comes back under the same names, for the registry names its files by them"
+                    f"the backup is of {then}, and the setting {name}_uri is {place}: the registry "
+                    f"names its files by where they were; make {then} again, empty, and set "
+                    f"{name}_uri to it"
                 )
             if not about["by_version"]:
                 objects.refuse_unless_empty(place)

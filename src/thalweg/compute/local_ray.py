@@ -1,4 +1,7 @@
-"""Ray in this process and its children: on loopback only, and only for who holds the token."""
+"""Ray in this process and its children: on loopback only, and only for who holds the token.
+
+In a Ray job, as one of the chart's `ray.jobs`, the cluster is there already, and is joined.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,11 @@ ENVIRONMENT = {
     "AUTOSCALER_METRIC_PORT": "-1",
     "DASHBOARD_METRIC_PORT": "-1",
 }
-DEFAULTS = {
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+DEFAULTS = QUIET | {
     "num_cpus": min(os.cpu_count() or 1, 8),
     "object_store_memory": 512 * 1024**2,
     "include_dashboard": False,
-    "log_to_driver": False,
-    "logging_level": "error",
 }
 ATTEMPTS = 3
 SHORT = "/tmp"  # noqa: S108 - macOS's own folder is too long a path for sockets
@@ -41,6 +43,8 @@ SHORT = "/tmp"  # noqa: S108 - macOS's own folder is too long a path for sockets
 
 def ray(**options: Any) -> Any:
     """Ray, started at the first call (about 20 s) and stopped with this process.
+
+    Where `RAY_ADDRESS` names a cluster, as Ray does for its jobs, that one.
 
     Parameters
     ----------
@@ -55,7 +59,8 @@ def ray(**options: Any) -> Any:
     Raises
     ------
     Unavailable
-        Ray was imported before in a way that would open it to the network, or does not start.
+        Ray was imported before in a way that would open it to the network, does not start, or is
+        not where `RAY_ADDRESS` says.
 
     Examples
     --------
@@ -64,6 +69,8 @@ def ray(**options: Any) -> Any:
     >>> ray.get([ray.remote(lambda x: x**2).remote(x) for x in range(3)])  # doctest: +SKIP
     [0, 1, 4]
     """
+    if address := os.environ.get("RAY_ADDRESS"):
+        return _joined(address, options)
     opened = {name: value for name, value in ENVIRONMENT.items() if os.environ.get(name) != value}
     if "ray" in sys.modules and opened:
         raise Unavailable(
@@ -78,6 +85,18 @@ def ray(**options: Any) -> Any:
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "token")
         atexit.register(_stop, ray, folder)
         _start(ray, DEFAULTS | {"_temp_dir": str(folder / "s")} | options)
+    return ray
+
+
+def _joined(address: str, options: dict[str, Any]) -> Any:
+    """Ray, connected to a cluster that others have started."""
+    import ray
+
+    if not ray.is_initialized():
+        try:
+            ray.init(**QUIET | options)
+        except Exception as error:
+            raise Unavailable(f"no Ray at RAY_ADDRESS ({address}): {error}") from error
     return ray
 
 

@@ -27,7 +27,8 @@ __all__ = ["Scheduled", "ask", "name_of", "parse", "read", "schedule", "schedule
 PATIENCE = 150  # seconds; the service starts at the first request
 REFUSED = (
     "the hub does not let you schedule: expected the token of a Lab server (JUPYTERHUB_API_TOKEN) "
-    "of someone in a group that has Lab; restart your server"
+    "of someone who may open the page My schedules; restart your server, or ask who looks after "
+    "the hub"
 )
 ERRORS: dict[str, type[ThalwegError]] = {
     each.__name__: each for each in (InvalidInput, NotFound, Unavailable)

@@ -16,6 +16,12 @@ variable "admin_role_arns" {
   type        = list(string)
 }
 
+variable "backup_bucket" {
+  description = "Bucket of backups, best of another account, whose policy lets the role NAME-runs list, read and write; empty: none"
+  type        = string
+  default     = ""
+}
+
 variable "public_cidrs" {
   description = "Ranges from which the API of the cluster may be reached from outside; none: from the network alone"
   type        = list(string)

@@ -30,6 +30,7 @@ module "hub" {
   emails          = var.emails
   admin_role_arns = var.admin_role_arns
   public_cidrs    = var.public_cidrs
+  backup_bucket   = var.backup_bucket
 
   zones        = ["a", "b", "c"]
   nat_gateways = 1

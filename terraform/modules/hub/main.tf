@@ -14,7 +14,7 @@ locals {
   # Who logs in to the database: the library, people's Labs, the hub, Dagster.
   roles = ["thalweg", "lab", "hub", "dagster"]
 
-  # By service account of the chart. The hub itself and its proxy need nothing of AWS: no role.
+  # By service account of the chart. The hub, its proxy and Dagster's daemon need nothing of AWS: no role.
   services = {
     runs = {
       service_account = "thalweg-runs"
@@ -23,14 +23,6 @@ locals {
       delete          = ["warehouse", "gridded"]
       catalogue       = "write"
       queue           = true
-    }
-    scheduler = { # Dagster's daemon, by the account of its chart
-      service_account = "dagster"
-      read            = ["raw", "runs"]
-      write           = []
-      delete          = []
-      catalogue       = "none"
-      queue           = false
     }
     dashboards = {
       service_account = "thalweg-dashboards"
@@ -132,6 +124,8 @@ module "identity" {
   catalogue    = local.catalogue
   queue_arn    = module.events.queue_arn
   key_arn      = module.key.arn
+
+  backup_bucket = var.backup_bucket
 }
 
 module "budget" {

@@ -10,7 +10,7 @@ output "account" {
 
 output "buckets" {
   value       = module.storage.buckets
-  description = "Name of each bucket by its meaning: raw, warehouse, runs, gridded, and users, where each group has GROUP/"
+  description = "Name of each bucket by its meaning: raw, warehouse, runs, gridded, and users, where each group has GROUP/ and each person people/POD/"
 }
 
 output "efs_id" {
@@ -56,6 +56,11 @@ output "login_secret_arn" {
 output "queue_url" {
   value       = module.events.queue_url
   description = "URL of the queue of arrivals in raw"
+}
+
+output "backup_bucket" {
+  value       = var.backup_bucket
+  description = "Bucket of backups; empty: none"
 }
 
 output "role_arns" {

@@ -87,6 +87,12 @@ variable "raw_lock_days" {
   type        = number
 }
 
+variable "backup_bucket" {
+  description = "Bucket of backups, best of another account; empty: none"
+  type        = string
+  default     = ""
+}
+
 variable "log_days" {
   description = "Days for which logs are kept"
   type        = number

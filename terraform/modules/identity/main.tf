@@ -12,19 +12,23 @@ locals {
   "arn:${data.aws_partition.this.partition}:glue:${local.region}:${local.account}:${part}"]
   shared = ["raw", "warehouse", "runs", "gridded"]
 
-  # Groups read what is shared, and own their part of the users' bucket.
+  # Groups read what is shared, and own their part of the users' bucket. A person's server, and nothing
+  # else, owns the part that bears its name: pod identity tells it with each session, and only the hub
+  # makes pods of these accounts with such names.
   groups = { for group in var.groups : "group-${group}" => {
     service_account = "thalweg-${group}"
     read            = local.shared
     write           = []
     delete          = []
-    own             = [group]
+    own             = [group, "people/$${aws:PrincipalTag/kubernetes-pod-name}"]
     catalogue       = "read"
     queue           = false
   } }
   roles = merge({ for name, service in var.services : name => merge(service, { own = [] }) }, local.groups)
 
-  # Who writes can make a backup, which names objects by their versions, and bring them back.
+  # Who writes can make a backup, which names objects by their versions, and bring them back; nobody
+  # deletes one.
+  backups       = var.backup_bucket == "" ? [] : [var.backup_bucket, "${var.backup_bucket}/*"]
   list_versions = ["s3:ListBucketVersions", "s3:GetBucketVersioning"]
 
   glue_reads  = ["glue:GetCatalog", "glue:GetDatabase", "glue:GetDatabases", "glue:GetTable", "glue:GetTables"]
@@ -60,14 +64,20 @@ locals {
       Sid       = "ListOwn"
       Effect    = "Allow"
       Action    = ["s3:ListBucket"]
-      Resource  = [for group in role.own : var.bucket_arns["users"]]
-      Condition = { StringLike = { "s3:prefix" = [for group in role.own : "${group}/*"] } }
+      Resource  = length(role.own) > 0 ? [var.bucket_arns["users"]] : []
+      Condition = { StringLike = { "s3:prefix" = [for prefix in role.own : "${prefix}/*"] } }
     },
     {
       Sid      = "Own"
       Effect   = "Allow"
       Action   = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
-      Resource = [for group in role.own : "${var.bucket_arns["users"]}/${group}/*"]
+      Resource = [for prefix in role.own : "${var.bucket_arns["users"]}/${prefix}/*"]
+    },
+    {
+      Sid      = "Backups"
+      Effect   = "Allow"
+      Action   = ["s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"]
+      Resource = length(role.write) > 0 ? [for bucket in local.backups : "arn:${data.aws_partition.this.partition}:s3:::${bucket}"] : []
     },
     {
       Sid      = "Catalogue"

@@ -52,6 +52,10 @@ variable "groups" {
     error_message = "groups: a name has small letters, digits and dashes; it becomes a prefix, a role and a service account."
   }
   validation {
+    condition     = !contains(var.groups, "people")
+    error_message = "groups: people/ is where the prefixes of single persons are; call the group otherwise."
+  }
+  validation {
     condition     = length(setintersection(var.groups, keys(var.services))) == 0
     error_message = "groups: a group has the name of a service, and would have its service account."
   }
@@ -65,6 +69,12 @@ variable "bucket_arns" {
 variable "catalogue" {
   description = "Glue database of the Iceberg tables"
   type        = string
+}
+
+variable "backup_bucket" {
+  description = "Bucket of backups, best of another account; empty: no role may write one"
+  type        = string
+  default     = ""
 }
 
 variable "queue_arn" {

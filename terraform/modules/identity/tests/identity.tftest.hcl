@@ -53,19 +53,19 @@ run "a_group_owns_its_prefix_and_no_other" {
   assert {
     condition = toset(flatten([for s in jsondecode(aws_iam_role_policy.this["group-hydro"].policy).Statement : s.Resource
       if anytrue([for action in s.Action : contains(["s3:PutObject", "s3:DeleteObject"], action)])])
-    ) == toset(["arn:aws:s3:::test-users/hydro/*"])
+    ) == toset(["arn:aws:s3:::test-users/hydro/*", "arn:aws:s3:::test-users/people/$${aws:PrincipalTag/kubernetes-pod-name}/*"])
     error_message = "a group writes outside its prefix, or cannot write in it"
   }
   assert {
     condition = alltrue(flatten([for s in jsondecode(aws_iam_role_policy.this["group-hydro"].policy).Statement : [
-      for resource in s.Resource : resource == "arn:aws:s3:::test-users/hydro/*"
+      for resource in s.Resource : startswith(resource, "arn:aws:s3:::test-users/hydro/") || startswith(resource, "arn:aws:s3:::test-users/people/$${aws:PrincipalTag/kubernetes-pod-name}/")
       if startswith(resource, "arn:aws:s3:::test-users/")
     ]]))
     error_message = "a group reaches another's prefix"
   }
   assert {
     condition = [for s in jsondecode(aws_iam_role_policy.this["group-hydro"].policy).Statement : s.Condition.StringLike["s3:prefix"]
-    if contains(s.Action, "s3:ListBucket") && contains(s.Resource, "arn:aws:s3:::test-users")] == [["hydro/*"]]
+    if contains(s.Action, "s3:ListBucket") && contains(s.Resource, "arn:aws:s3:::test-users")] == [["hydro/*", "people/$${aws:PrincipalTag/kubernetes-pod-name}/*"]]
     error_message = "a group lists what another has"
   }
   assert {
@@ -99,6 +99,43 @@ run "who_reads_the_catalogue_does_not_write_it" {
     condition     = !strcontains(aws_iam_role_policy.this["dashboards"].policy, "glue:UpdateTable") && strcontains(aws_iam_role_policy.this["runs"].policy, "glue:UpdateTable")
     error_message = "dashboards can change tables, or runs cannot"
   }
+}
+
+run "no_backup_without_a_bucket" {
+  assert {
+    condition = alltrue(flatten([for p in aws_iam_role_policy.this : [for s in jsondecode(p.policy).Statement :
+      s.Sid != "Backups"
+    ]]))
+    error_message = "a role writes backups, and no bucket was named"
+  }
+}
+
+run "who_writes_makes_backups_and_deletes_none" {
+  variables {
+    backup_bucket = "our-backups"
+  }
+  assert {
+    condition = [for name, p in aws_iam_role_policy.this : name if strcontains(p.policy, "our-backups")] == ["runs"]
+    error_message = "others than runs reach the backups"
+  }
+  assert {
+    condition = [for s in jsondecode(aws_iam_role_policy.this["runs"].policy).Statement : s
+      if strcontains(jsonencode(s.Resource), "our-backups")] == [{
+      Sid      = "Backups"
+      Effect   = "Allow"
+      Action   = ["s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"]
+      Resource = ["arn:aws:s3:::our-backups", "arn:aws:s3:::our-backups/*"]
+    }]
+    error_message = "a role may do more to backups than make and read them"
+  }
+}
+
+run "a_group_called_people_is_refused" {
+  command = plan
+  variables {
+    groups = ["people"]
+  }
+  expect_failures = [var.groups]
 }
 
 run "a_role_is_for_one_service_account_of_this_cluster" {
