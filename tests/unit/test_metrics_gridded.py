@@ -197,7 +197,7 @@ def test_ensembles_of_a_cell_are_those_of_a_series() -> None:
 def test_every_metric_of_a_cell_is_that_of_a_series(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two years, so that there are water years; ties, which ranks are made of."""
     observed, forecast = (each.round(1) for each in fields(3000))
-    monkeypatch.setattr(gridded, "PAIRS", 7000)  # two cells at once, the last one alone
+    monkeypatch.setattr(gridded, "PAIRS", 7000)  # two cells at once
     names = [name for name in metrics.METRICS if name not in OF_ENSEMBLES]
     limit = observed.quantile(0.9, "time")
     found = metrics.evaluate_gridded(observed, forecast, names, threshold=limit)
@@ -232,7 +232,7 @@ def test_ranks_over_a_map() -> None:
         )
         (row,) = metrics.evaluate(*sides, LINK, ["spearman_r"]).to_pylist()
         assert float(found["spearman_r"][i]) == pytest.approx(row["spearman_r"])
-    many = metrics.evaluate_gridded(observed, forecast, ["spearman_r"], minimum=5)
+    many = metrics.evaluate_gridded(observed, forecast, ["spearman_r"], minimum=7)
     assert int(many["spearman_r"].count()) == 0
 
 
