@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -99,6 +100,23 @@ def begin_run(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
         return run.id
 
     return begin
+
+
+@pytest.fixture
+def rows_read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Of each table of the warehouse, how many of its rows metrics read from now on."""
+    from thalweg.metrics import inputs
+
+    found = Counter[str]()
+    read = inputs.Named.read
+
+    def counted(part: inputs.Named) -> pa.Table:
+        table = read(part)
+        found[part.name] += len(table)
+        return table
+
+    monkeypatch.setattr(inputs.Named, "read", counted)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -85,6 +85,27 @@ def test_series_of_a_single_valued_forecast(sample: Settings) -> None:
     )
 
 
+def test_observations_are_those_that_forecasts_are_compared_with(sample: Settings) -> None:
+    location, configuration, variable = HELENE
+    rows = warehouse.read("primary_timeseries", where=f"location_id = '{location}'").slice(0, 9)
+    network = rows["configuration_name"][0].as_py()
+    other = pa.array(["another_network"] * len(rows))
+    place = rows.column_names.index("configuration_name")
+    warehouse.write("primary_timeseries", rows.set_column(place, "configuration_name", other))
+    month = {
+        "month": pd.Timestamp("2024-09-01", tz="UTC"),
+        "primary_location_id": location,
+        "configuration_name": configuration,
+        "variable_name": variable,
+        "unit_name": "m^3/s",
+        "lead_time_bin": None,
+        "primary_configuration_name": network,
+        "count": 1,
+    }
+    warehouse.write("monthly_statistics", pa.Table.from_pylist([month]))
+    assert len(dashboards.series(*HELENE)[0]) == 121
+
+
 def test_series_of_an_ensemble_is_its_median_and_band(sample: Settings) -> None:
     _, forecasts, _ = dashboards.series(*YUBA)
     members = warehouse.read("secondary_timeseries", where="location_id = 'MRYC1'").to_pandas()

@@ -97,6 +97,12 @@ def test_evaluate() -> None:
     assert [each["count"] for each in json.loads(few)] == [4, 4]
     pooled = json.loads(call("evaluate", "-m", "mean_error", "-b", "ecoregion", "--json"))
     assert [each["ecoregion"] for each in pooled] == ["hills", "plain"]
+    (hills,) = json.loads(call("evaluate", "--where", "ecoregion = 'hills'", "--json"))
+    assert hills["primary_location_id"] == "usgs-a"
+    arguments = ("evaluate", "-m", "mean_error", "-l", "usgs-a", "--transform", "power")
+    (row,) = json.loads(call(*arguments, "--exponent", "2", "--epsilon", "1", "--json"))
+    observed = [2 + i % 7 for i in range(30)]  # (o + 2)^2 - (o + 1)^2
+    assert row["mean_error"] == pytest.approx(sum(2 * o + 1 for o in observed) / 30)
     events = json.loads(
         call("evaluate", "-m", "probability_of_false_detection", "-t", "high=7", "-t", "low=1",
              "-l", "usgs-a", "--json")
@@ -151,12 +157,16 @@ def test_metrics_stand_below_each_other_where_the_screen_is_narrow(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     chosen = [name for name, m in metrics.METRICS.items() if m.kind == "deterministic"]
-    text = call("evaluate", "-l", "usgs-a", *(word for name in chosen for word in ("-m", name)))
+    arguments = [word for name in chosen for word in ("-m", name)]
+    text = call("evaluate", "-l", "usgs-a", *arguments)
     _, head, *lines, _ = text.splitlines()
     assert head.split() == ["count", "metric", "value", "in"]
     assert len(lines) == len(chosen)
     assert any(line.split() == ["30", "mean_error", "1", "m^3/s"] for line in lines)
     assert max(map(len, lines)) <= 80
+    text = call("evaluate", "-l", "usgs-a", *arguments, "--transform", "log")
+    units = {line.split()[1]: line.split()[-1] for line in text.splitlines()[2:-1]}
+    assert (units["mean_error"], units["kge"]) == ("log(m^3/s)", "1")
 
 
 @pytest.mark.usefixtures("filled")
@@ -172,6 +182,8 @@ def test_evaluate_says_what_is_wrong() -> None:
         (["--where", "valeu > 1"], InvalidInput, "cannot choose pairs where"),
         (["--where", "true) OR (true"], InvalidInput, "cannot choose pairs where"),
         (["--bootstrap", "gumboot", "--block", "3"], InvalidInput, "whole water years"),
+        (["--transform", "power"], InvalidInput, "power needs an exponent"),
+        (["--exponent", "2"], InvalidInput, "name it by --transform"),
     ):
         with pytest.raises(error, match=says):
             CliRunner().invoke(app, ["evaluate", *arguments], catch_exceptions=False)

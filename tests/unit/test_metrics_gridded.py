@@ -11,6 +11,7 @@ from hourly import series
 
 from thalweg import metrics
 from thalweg.errors import InvalidInput, NotFound
+from thalweg.metrics import gridded
 
 NAMES = ["rmse", "kge", "nse", "mean_error", "pearson_r", "max_value_delta", "mean_absolute_error"]
 
@@ -85,12 +86,13 @@ def test_a_map_at_each_time_with_cells_by_their_area() -> None:
 def test_what_cannot_be_compared() -> None:
     observed, forecast = fields(6)
     for primary, secondary, names, over, error, says in (
-        (observed, forecast, ["spearman_r"], "time", InvalidInput, "spearman_r is not computed"),
+        (observed, forecast, ["nse", "max_value_time_delta"], "latitude", InvalidInput,
+         "max_value_time_delta looks at the time: over needs the dimension time"),
         (observed, forecast, ["rmsee"], "time", NotFound, "did you mean 'rmse'"),
         (observed, forecast, ["rmse"], "tme", NotFound, "did you mean 'time'"),
         (observed, forecast.assign_attrs(units="degC"), ["rmse"], "time", InvalidInput, "degC"),
         (observed, forecast[:, :2], ["rmse"], "time", InvalidInput, "latitude differs"),
-    ):
+    ):  # fmt: skip
         with pytest.raises(error, match=says):
             metrics.evaluate_gridded(primary, secondary, names, over)
     turned = forecast.transpose("longitude", "time", "latitude")
@@ -103,13 +105,24 @@ def test_what_cannot_be_compared() -> None:
         metrics.evaluate_gridded(observed, members, ["rmse"])
     with pytest.raises(InvalidInput, match="no dimension member"):
         metrics.evaluate_gridded(observed, forecast, ["crps_ensemble"])
-    with pytest.raises(InvalidInput, match="crps_reliability is not computed"):
-        metrics.evaluate_gridded(observed, members, ["crps_reliability"])
+    with pytest.raises(InvalidInput, match="primary_count is of single values"):
+        metrics.evaluate_gridded(observed, members, ["primary_count"])
     for other, name in ((forecast, "accuracy"), (members, "brier_score")):
         with pytest.raises(InvalidInput, match=f"{name} is of events: it needs threshold"):
             metrics.evaluate_gridded(observed, other, [name])
-    with pytest.raises(InvalidInput, match="threshold are on other grids: latitude"):
-        metrics.evaluate_gridded(observed, forecast, ["accuracy"], threshold=observed[0, :2])
+    area = np.cos(np.deg2rad(observed["latitude"]))
+    several = observed.quantile([0.5, 0.9], "time")
+    for given, says in (
+        ({"threshold": observed[0, :2]}, "threshold are on other grids: latitude"),
+        ({"threshold": several}, "threshold has the dimension quantile, which primary has not"),
+        ({"threshold": "90%"}, "threshold is 90%: expected a value in the unit of the fields"),
+        ({"threshold": float("nan")}, "threshold is nan: expected a value"),
+        ({"weights": area[:2]}, "weights are on other grids: latitude"),
+    ):
+        with pytest.raises(InvalidInput, match=says):
+            metrics.evaluate_gridded(observed, forecast, ["rmse"], **given)
+    with pytest.raises(InvalidInput, match=r"spearman_r is not made of sums, .* weights"):
+        metrics.evaluate_gridded(observed, forecast, ["rmse", "spearman_r"], weights=area)
     with pytest.raises(InvalidInput, match="no time in common"):
         metrics.evaluate_gridded(observed[:2], forecast[3:], ["rmse"])
     # Of other times, those that both have.
@@ -119,8 +132,7 @@ def test_what_cannot_be_compared() -> None:
 
 
 OF_EVENTS = [name for name, metric in metrics.METRICS.items() if metric.kind == "categorical"]
-OF_ENSEMBLES = ["crps_ensemble", "crps_fair", "ensemble_spread", "ensemble_mean_rmse"]
-OF_ENSEMBLES += ["spread_skill_ratio", "brier_score", "brier_score_fair"]
+OF_ENSEMBLES = [name for name in metrics.METRICS if "members" in metrics.requires(name)]
 LINK = pa.table({"primary_location_id": ["a"], "secondary_location_id": ["b"]})
 
 
@@ -180,3 +192,75 @@ def test_ensembles_of_a_cell_are_those_of_a_series() -> None:
         whole, observed.isel(latitude=[0], longitude=[1]), "member", reduce_dims="time"
     )
     assert float(found["crps_ensemble"][0, 1]) == pytest.approx(float(expected.squeeze()))
+
+
+def test_every_metric_of_a_cell_is_that_of_a_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two years, so that there are water years; ties, which ranks are made of."""
+    observed, forecast = (each.round(1) for each in fields(3000))
+    monkeypatch.setattr(gridded, "PAIRS", 7000)  # two cells at once
+    names = [name for name in metrics.METRICS if name not in OF_ENSEMBLES]
+    limit = observed.quantile(0.9, "time")
+    found = metrics.evaluate_gridded(observed, forecast, names, threshold=limit)
+    assert found["count"].dtype == np.int64
+    assert not {*found.coords} - {*observed.coords}
+    times = pa.array(observed["time"].to_numpy().astype("M8[us]")).cast(pa.timestamp("us", "UTC"))
+    for i, j in ((0, 0), (1, 1), (2, 0)):
+        sides = (
+            series(each[:, i, j].to_numpy().tolist(), name, value_time=times)
+            for each, name in ((observed, "a"), (forecast, "b"))
+        )
+        warm = {"warm": float(limit[i, j])}
+        (row,) = metrics.evaluate(*sides, LINK, names, thresholds=warm).to_pylist()
+        assert int(found["count"][i, j]) == row["count"]
+        for name in names:
+            assert row[name] == pytest.approx(float(found[name][i, j]), rel=1e-9), name
+    assert int(found.isel(latitude=2, longitude=1)["spearman_r"].count()) == 0
+    lazy = (each.chunk({"time": 1000, "latitude": 2}) for each in (observed, forecast))
+    xr.testing.assert_allclose(
+        metrics.evaluate_gridded(*lazy, names, threshold=limit), found, rtol=1e-12
+    )
+
+
+def test_ranks_over_a_map() -> None:
+    observed, forecast = fields(6)
+    found = metrics.evaluate_gridded(observed, forecast, ["spearman_r"], ["longitude", "latitude"])
+    assert found["spearman_r"].dims == ("time",)
+    for i in range(6):
+        sides = (
+            series(each[i].to_numpy().ravel().tolist(), name)
+            for each, name in ((observed, "a"), (forecast, "b"))
+        )
+        (row,) = metrics.evaluate(*sides, LINK, ["spearman_r"]).to_pylist()
+        assert float(found["spearman_r"][i]) == pytest.approx(row["spearman_r"])
+    many = metrics.evaluate_gridded(observed, forecast, ["spearman_r"], minimum=7)
+    assert int(many["spearman_r"].count()) == 0
+
+
+def test_a_cell_without_a_threshold_has_no_pairs() -> None:
+    observed, forecast = fields()
+    limit = xr.full_like(observed[0], 286.0).drop_vars("time")
+    limit[1, 1] = np.nan  # as over the sea
+    found = metrics.evaluate_gridded(observed, forecast, ["accuracy"], threshold=limit)
+    assert int(found["count"][1, 1]) == 0
+    assert np.isnan(found["accuracy"][1, 1])
+    assert int(found["count"][1, 0]) == 50
+
+
+def test_what_is_float32_is_compared_as_float64() -> None:
+    """A forecast without error has no score, on the threshold as well."""
+    observed = xr.DataArray(np.array([0.7, 0.9, 0.1], np.float32), dims=("time",))
+    members = xr.concat([observed, observed], "member")
+    found = metrics.evaluate_gridded(observed, members, ["brier_score"], threshold=0.7)
+    assert float(found["brier_score"]) == 0
+    events = metrics.evaluate_gridded(observed, observed, ["true_positives"], threshold=0.7)
+    assert int(events["true_positives"]) == 1  # 0.7 as float32 is less
+
+
+def test_member_by_member() -> None:
+    """Where the analysis has members too, each is compared with its own."""
+    observed, forecast = fields()
+    both = [xr.concat([each, each + 1], "member") for each in (observed, forecast)]
+    found = metrics.evaluate_gridded(*(each.assign_attrs(units="K") for each in both), ["rmse"])
+    assert {*found["rmse"].dims} == {"member", "latitude", "longitude"}
+    alone = metrics.evaluate_gridded(observed, forecast, ["rmse"])
+    np.testing.assert_allclose(found["rmse"].isel(member=1), alone["rmse"])

@@ -237,6 +237,7 @@ def test_a_table_gives_each_location_its_thresholds() -> None:
         ({}, "thresholds is empty"),
         ({"high": "101%"}, "percentile of the observations"),
         ({"high": "NaN"}, "expected a value in the unit"),
+        (wanted.assign(value="90%"), "value of thresholds is a number in the unit"),
     ):
         with pytest.raises(InvalidInput, match=says):
             metrics.evaluate(*both, where, ["true_positives"], thresholds=wrong)
@@ -247,7 +248,7 @@ def test_attributes_of_locations(gauges: Series) -> None:
     odd = "drainage \"area\" 'km2' {keys}"
     attributes = pd.DataFrame(
         {"location_id": [names[0], names[1], names[0], names[0]],
-         "attribute_name": ["state", "state", odd, "month"], "value": ["OR", "WA", "587", "x"]}
+         "attribute_name": ["state", "state", odd, "Month"], "value": ["OR", "WA", "587", "x"]}
     )  # fmt: skip
     pairs = paired(gauges)
     states = pairs["primary_location_id"].map(dict(zip(names, ["OR", "WA"], strict=True)))
@@ -262,9 +263,18 @@ def test_attributes_of_locations(gauges: Series) -> None:
         *gauges, ["mean_error"], attributes=attributes, where="state = $s", parameters={"s": "WA"}
     ).to_pylist()
     assert row["primary_location_id"] == names[1]
+    # As in all SQL, capitals make no difference.
+    (row,) = metrics.evaluate(
+        *gauges,
+        ["mean_error"],
+        ["state"],
+        attributes=attributes,
+        where="STATE = 'WA' AND Year = 2005",
+    ).to_pylist()
+    assert row["state"] == "WA"
     # What has a name already keeps its meaning.
     assert alike(
-        by_us(gauges, "month", attributes=attributes),
+        by_us(gauges, "month", attributes=attributes, where="month < 13"),
         by_pandas(pairs, pairs["value_time"].dt.month),
     )
     for wrong, says in (

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import pickle
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import xarray as xr
+from pyiceberg.catalog.rest import RestCatalog
 
 from thalweg import database, metrics, warehouse
 from thalweg.errors import InvalidInput, NotFound
-from thalweg.metrics import evaluation, inputs, scale
+from thalweg.metrics import evaluation, inputs, pairs, scale
 from thalweg.metrics.bootstrap import Sampled
 from thalweg.metrics.question import Question, asked
 from thalweg.settings import Settings
@@ -81,7 +85,9 @@ def test_xarray(gauges: Series) -> None:
     assert row == same
 
 
-def test_tables_by_name(store: Settings, gauges: Series, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_by_name(
+    store: Settings, gauges: Series, rows_read: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     database.migrate()
     warehouse.migrate()
     for name, table in zip(TABLES, gauges, strict=True):
@@ -97,18 +103,15 @@ def test_tables_by_name(store: Settings, gauges: Series, monkeypatch: pytest.Mon
     assert alone["count"].to_pylist() == found["count"].to_pylist()[1:]
     mixed = metrics.evaluate("primary_timeseries", gauges[1].to_pandas(), gauges[2], NAMES)
     assert mixed["count"].equals(found["count"])
-    pairs = metrics.joined()
-    assert len(pairs) == sum(expected["count"].to_pylist())
+    assert len(metrics.joined()) == sum(expected["count"].to_pylist())
+    # Each table is asked of the catalogue once.
+    loaded = []
+    load = RestCatalog.load_table
+    with monkeypatch.context() as patch:
+        patch.setattr(RestCatalog, "load_table", lambda c, i: loaded.append(i[-1]) or load(c, i))
+        assert metrics.evaluate(metrics=NAMES).equals(found)
+    assert sorted(loaded) == sorted(TABLES)
     # What a condition leaves out is not read, and nothing else is different for it.
-    pieces: list[tuple[int, int]] = []
-    read = inputs.Part.read
-
-    def counted(part: inputs.Part) -> Any:
-        tables = read(part)
-        pieces.append((len(tables[0]), len(tables[1])))
-        return tables
-
-    monkeypatch.setattr(inputs.Part, "read", counted)
     first, second = sorted(expected["primary_location_id"].to_pylist())
     begin, end = (dt.datetime(2006, 1, day, tzinfo=dt.UTC) for day in (10, 12))
     for where, parameters, options, share in (
@@ -126,16 +129,22 @@ def test_tables_by_name(store: Settings, gauges: Series, monkeypatch: pytest.Mon
         ("season = 'DJF' AND '2006-01-10' < value_time", [], {}, (1, 1)),
     ):
         given: Any = {"where": where, "parameters": parameters, **options}
-        pieces.clear()
+        rows_read.clear()
         table = metrics.evaluate(metrics=NAMES, **given)
-        read_now = [sum(each) for each in zip(*pieces, strict=True)]
+        read_now = [rows_read[name] for name in TABLES[:2]]
         if "primary_location_id = " in where and "OR" not in where and len(parameters) == 2:
             share = (share[0] / 2, share[1] / 2)
         for count, part, whole in zip(read_now, share, gauges[:2], strict=True):
             assert count == pytest.approx(part * len(whole), abs=4), where
         with monkeypatch.context() as patch:
-            patch.setattr(evaluation, "narrowed", lambda _, *frames: frames[:3])
+            patch.setattr(evaluation, "narrowed", lambda _, *frames: frames)
             assert metrics.evaluate(metrics=NAMES, **given).equals(table), where
+        with monkeypatch.context() as patch:  # as of tables that are larger
+            patch.setattr(inputs, "ROWS", 1000)
+            rows_read.clear()
+            by_month = metrics.evaluate(metrics=["rmse"], **given)
+            assert by_month["count"].equals(table["count"]), where
+            assert rows_read[TABLES[1]] == pytest.approx(share[1] * len(gauges[1]), abs=4), where
 
     lake = gauges[0].drop("reference_time")
     lake = lake.set_column(
@@ -152,6 +161,40 @@ def test_tables_by_name(store: Settings, gauges: Series, monkeypatch: pytest.Mon
         metrics.evaluate("primary_timeserie")
 
 
+def test_a_forked_process_has_a_database_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And lets alone that of its parent, whose locks may be held for ever."""
+    ours = pairs._engine(os.getpid())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: -1)
+        with pairs.database() as connection:
+            assert connection.sql("SELECT 1").fetchone() == (1,)
+    assert pairs._engine(os.getpid()) is ours
+
+
+def test_a_database_that_has_ended_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an internal error of DuckDB ends it, for every connection."""
+
+    class Ended:
+        def cursor(self) -> Any:
+            return self
+
+        def execute(self, _: str) -> Any:
+            raise duckdb.FatalException("database has been invalidated")
+
+    engine = pairs._engine
+    engines = iter([Ended()])
+    monkeypatch.setattr(pairs, "_engine", lambda process: next(engines, None) or engine(process))
+    monkeypatch.setattr(pairs._engine, "cache_clear", lambda: None, raising=False)
+    with pairs.database() as connection:
+        assert connection.sql("SELECT 1").fetchone() == (1,)
+
+
+def test_what_outgrows_the_memory_is_for_this_account_alone() -> None:
+    with pairs.database() as connection:
+        ((folder,),) = connection.sql("SELECT current_setting('temp_directory')").fetchall()
+    assert Path(folder).stat().st_mode & 0o777 == 0o700
+
+
 def test_pieces_give_the_same_as_the_whole(gauges: Series, monkeypatch: pytest.MonkeyPatch) -> None:
     """One location more in a piece changes nothing; nor do threads."""
     how = metrics.Bootstrap(replicates=5, block=24)
@@ -159,7 +202,7 @@ def test_pieces_give_the_same_as_the_whole(gauges: Series, monkeypatch: pytest.M
     names = [*NAMES, "probability_of_detection"]
     whole = metrics.evaluate(*gauges, names, **options)
     monkeypatch.setattr(inputs, "ROWS", 1000)
-    pieces = list(inputs.parts(*gauges, whole=False))
+    pieces = list(inputs.parts(*inputs.sources(*gauges), whole=False))
     assert [len(part.crosswalk) for part in pieces] == [1, 1]
     assert metrics.evaluate(*gauges, names, **options).equals(whole)
     assert scale.run(len, ["a", "bb"]) == [1, 2]
@@ -183,7 +226,7 @@ def test_texts_of_every_kind_are_cut_into_pieces(
     assert metrics.evaluate(*turned, NAMES).equals(whole)
 
 
-def test_what_is_no_input(gauges: Series) -> None:
+def test_what_is_no_input(gauges: Series, monkeypatch: pytest.MonkeyPatch) -> None:
     primary, secondary, crosswalk = gauges
     naive = primary.to_pandas()
     naive["value_time"] = naive["value_time"].dt.tz_convert(None)
@@ -200,3 +243,11 @@ def test_what_is_no_input(gauges: Series) -> None:
     with pytest.raises(InvalidInput, match="cluster is int: expected"):
         metrics.evaluate(primary, secondary, crosswalk, cluster=3)
     assert len(metrics.evaluate(primary, secondary, crosswalk.slice(0, 0))) == 0
+    nothing = pa.table({name: [] for name in crosswalk.column_names})  # of no type
+    assert len(metrics.evaluate(primary, secondary, nothing)) == 0
+    # A link that lacks one of its ends is none.
+    whole = metrics.evaluate(primary, secondary, crosswalk, NAMES)
+    ends = pa.array([None, "usgs-x"]), pa.array(["nwm30-x", None])
+    broken = pa.concat_tables([crosswalk, pa.table([*ends], names=crosswalk.column_names)])
+    monkeypatch.setattr(inputs, "ROWS", 1000)
+    assert metrics.evaluate(primary, secondary, broken, NAMES).equals(whole)

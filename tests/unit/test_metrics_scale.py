@@ -48,7 +48,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> tuple[pa.Table, pa.Table, pa.Table]
 def test_a_killed_worker_changes_nothing(
     work: tuple[pa.Table, pa.Table, pa.Table], tmp_path: Path
 ) -> None:
-    assert len(list(inputs.parts(*work, whole=False))) == 6
+    assert len(list(inputs.parts(*inputs.sources(*work), whole=False))) == 6
     here = metrics.evaluate(*work)
     assert here["primary_location_id"].to_pylist() == sorted(f"usgs-{i}" for i in range(PLACES))
     mark = tmp_path / "killed"
@@ -65,7 +65,7 @@ def test_a_killed_worker_changes_nothing(
         Client(cluster) as client,
     ):
         assert metrics.evaluate(*work, cluster=cluster).equals(here)
-        counts = scale.run(answer, inputs.parts(*work, whole=False), client)
+        counts = scale.run(answer, inputs.parts(*inputs.sources(*work), whole=False), client)
         assert mark.exists()
         assert counts == [2] * 6
         assert metrics.evaluate(*work, cluster=client).equals(here)

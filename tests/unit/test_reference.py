@@ -78,6 +78,19 @@ def test_persistence_holds_the_last_observation() -> None:
     assert set(found.column_names) == set(members[0].column_names)
 
 
+def test_observations_of_several_configurations() -> None:
+    """The reference is made of those that are chosen."""
+    mine = observations(OBSERVED)
+    other = series([(None, at(DAY, 0), 8.0)], "gauge", "lake").drop_columns("member")
+    given = (pa.concat_tables([mine, other]), series([(at(DAY, 0), at(DAY, 4), 9.0)], "reach"))
+    for of in (metrics.persistence, metrics.climatology):
+        with pytest.raises(InvalidInput, match="choose one by primary_configuration"):
+            of(*given, CROSSWALK)
+    for name, value in (("usgs_observations", 1.0), ("lake", 8.0)):
+        found = metrics.persistence(*given, CROSSWALK, primary_configuration=name)
+        assert found["value"].to_pylist() == [value]
+
+
 def test_a_location_of_two_gauges_has_no_reference() -> None:
     two = pa.table(
         {"primary_location_id": ["gauge", "other"], "secondary_location_id": ["reach"] * 2}

@@ -444,6 +444,19 @@ def test_a_state_that_has_ended_leaves_a_gap(alone: Settings) -> None:
         warehouse.read("locations", settings=alone, at=then)
 
 
+def test_a_file_that_is_gone_is_said(alone: Settings) -> None:
+    """Also of a table that this process has read before, and so does not ask for again."""
+    warehouse.migrate(alone)
+    rows = pa.table({"id": ["a"], "name": ["one"]})
+    first = warehouse.write("locations", rows, alone).snapshot_id
+    assert len(warehouse.read("locations", snapshot_id=first, settings=alone)) == 1
+    (task,) = warehouse.table("locations", alone).scan().plan_files()
+    Path(task.file.file_path.removeprefix("file://")).unlink()
+    for given in ({"snapshot_id": first}, {}):
+        with pytest.raises(NotFound, match=r"names a file that is gone.*upkeep has ended"):
+            warehouse.read("locations", settings=alone, **given)
+
+
 def test_tables_are_laid_out_as_declared(location: str) -> None:
     found = warehouse.table("secondary_timeseries")
     assert found.name()[-2:] == (NAMESPACE, "secondary_timeseries")

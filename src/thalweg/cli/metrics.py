@@ -20,7 +20,7 @@ from thalweg.cli.common import (
     print_table,
     working,
 )
-from thalweg.errors import NotFound, nearest
+from thalweg.errors import InvalidInput, NotFound, nearest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,9 +96,15 @@ def evaluate(
         ),
     ] = None,
     transform: Annotated[
-        Literal["log", "sqrt", "inverse"] | None,
+        Literal["log", "sqrt", "inverse", "power"] | None,
         typer.Option(help="What is done to both values of a pair before they are compared."),
     ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(help="What is added before, in the unit of the variable. [default: a hundredth"
+                          " of the mean observation for log and inverse, else nothing]"),
+    ] = None,
+    exponent: Annotated[float | None, typer.Option(help="Of the transform power, as 0.2.")] = None,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -153,6 +159,9 @@ def evaluate(
 
     settings = local_settings(data_dir)
     how = bootstrap and metrics.Bootstrap(bootstrap, replicates, block, seed)
+    if transform is None and (epsilon, exponent) != (None, None):
+        raise InvalidInput("--epsilon and --exponent are of a transform: name it by --transform")
+    changed = metrics.Transform(transform, epsilon, exponent) if transform else None
     condition, parameters = _condition(where, configuration)
     names = named(metric or metrics.DEFAULT)
     against: Any = partial(metrics.skill, reference=reference) if reference else metrics.evaluate
@@ -165,8 +174,8 @@ def evaluate(
         found = against(
             crosswalk=links, metrics=names, by=keys, lead_time_bin=lead_time_bin, where=condition,
             parameters=parameters, thresholds=pairs(threshold) or None,
-            attributes=None if _are_known(keys) else "location_attributes",
-            transform=transform, minimum=minimum, bootstrap=how or None,
+            attributes=None if _are_known(keys) and not where else "location_attributes",
+            transform=changed, minimum=minimum, bootstrap=how or None,
             primary_configuration=primary_configuration, settings=settings,
         )  # fmt: skip
     if csv:
@@ -181,7 +190,7 @@ def evaluate(
     else:
         columns = [c for c in found.column_names if c.removesuffix("_reference") in names
                    or c.removesuffix("_skill") in names]  # fmt: skip
-        _print(found, columns, how or None)
+        _print(found, columns, how or None, f"{transform}({{}})" if transform else "{}")
         if len(found) > SHOWN:
             typer.echo(f"{SHOWN} of {len(found):,} rows; --csv or --json prints all")
         typer.echo(f"What it means: thalweg metrics {names[0]}; all digits: --csv or --json")
@@ -269,8 +278,11 @@ def _are_known(by: Iterable[str]) -> bool:
     return {*by} <= {*COLUMNS, *FIELDS, *OF_THRESHOLDS}
 
 
-def _print(found: pa.Table, names: Sequence[str], how: Bootstrap | None) -> None:
-    """Metrics beside each other if the screen is wide enough, else below each other."""
+def _print(found: pa.Table, names: Sequence[str], how: Bootstrap | None, compared: str) -> None:
+    """Metrics beside each other if the screen is wide enough, else below each other.
+
+    `compared` is what of a value is compared, as `log({})`: it is in the units then.
+    """
     from rich.console import Console
 
     keys, alike = _keys(found)
@@ -294,7 +306,7 @@ def _print(found: pa.Table, names: Sequence[str], how: Bootstrap | None) -> None
         > Console().width
     ):
         head = [*keys, "count", "metric", "value", *([interval] if how else []), "in"]
-        table = [[*start(row), name, *of(row, name), _unit(name, row["unit_name"])]
+        table = [[*start(row), name, *of(row, name), _unit(name, compared.format(row["unit_name"]))]
                  for row in rows for name in names]  # fmt: skip
     if alike:
         typer.echo(", ".join(f"{key} {value}" for key, value in alike.items()))

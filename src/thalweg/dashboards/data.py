@@ -15,6 +15,8 @@ from thalweg.metrics import METRICS
 __all__ = ["ALL_LEAD_TIMES", "issue_months", "issued_in", "series", "skill"]
 
 ALL_LEAD_TIMES = -1  # stands for the missing bin, so that it can be chosen and compared
+#: What the metrics are made of, which says with which observations.
+JUDGED, OBSERVED = "monthly_statistics", "primary_configuration_name"
 GROUP = ["configuration_name", "variable_name", "lead_time_bin", "primary_location_id", "unit_name"]
 
 
@@ -56,14 +58,14 @@ def series(
     Returns
     -------
     observed
-        value_time (UTC), value.
+        value_time (UTC), value: of the configuration that the forecasts were compared with.
     forecasts
         reference_time (UTC; missing for an analysis), value_time, median, low and high (10th
         and 90th percentile of the members), members (their number).
     unit
         The unit, or "" where there is no forecast.
     """
-    tables = ("location_crosswalks", "primary_timeseries", "secondary_timeseries")
+    tables = ("location_crosswalks", "primary_timeseries", "secondary_timeseries", JUDGED)
     return _series(location, configuration, variable, tuple(map(_newest, tables)))
 
 
@@ -88,12 +90,21 @@ def _series(
             "members": values.size(),
         }
     ).reset_index()
+    judged = _rows(
+        JUDGED,
+        (OBSERVED,),
+        primary_location_id=[location],
+        configuration_name=[configuration],
+        variable_name=[variable],
+    )
+    networks = judged[OBSERVED].dropna().unique()
     primary = _rows(
         "primary_timeseries",
         ("value_time", "value"),
         location_id=[location],
         variable_name=[variable],
         unit_name=secondary["unit_name"].unique(),
+        **({"configuration_name": networks} if len(networks) else {}),
     )
     unit = next(iter(secondary["unit_name"]), "")
     return primary.sort_values("value_time"), forecasts, unit

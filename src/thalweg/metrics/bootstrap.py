@@ -112,14 +112,6 @@ class Sampled:
     question: Question
     bootstrap: Bootstrap
 
-    @property
-    def by(self) -> tuple[str, ...]:
-        return self.question.by
-
-    @property
-    def order(self) -> list[str]:
-        return self.question.order
-
     def answer(self, part: Part) -> pa.Table:
         """The answer from a part of the series, what is judged followed by its quantiles."""
         asked = replace(self.question, minimum=1)

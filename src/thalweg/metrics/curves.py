@@ -313,10 +313,10 @@ def flow_duration(
 
 def _drawn(curve: Curve, series: tuple[Frame, Frame, Frame], options: Options) -> pa.Table:
     curve.check()
-    bootstrap, settings = options.get("bootstrap"), options.get("settings")
-    primary = inputs.observations(series[0], options.get("primary_configuration"), settings)
-    series = narrowed(curve, primary, *series[1:], settings)
+    bootstrap = options.get("bootstrap")
+    found = inputs.sources(*series, options.get("primary_configuration"), options.get("settings"))
     return ask(
-        Sampled(curve, bootstrap) if bootstrap else curve, *series,
-        cluster=options.get("cluster"), settings=settings,
+        curve, *narrowed(curve, *found),
+        answer=Sampled(curve, bootstrap).answer if bootstrap else None,
+        cluster=options.get("cluster"),
     )  # fmt: skip

@@ -56,8 +56,8 @@ def joined(
         A column is missing, the primary series come from several configurations and none is
         chosen, or a variable has no unit in common on both sides.
     """
-    primary = inputs.observations(primary, primary_configuration, settings)
-    (part,) = inputs.parts(primary, secondary, crosswalk, whole=True, settings=settings)
+    series = inputs.sources(primary, secondary, crosswalk, primary_configuration, settings)
+    (part,) = inputs.parts(*series, whole=True)
     with pairs.connect(*part.read()) as connection:
         return connection.sql(
             f"{pairs.PAIRED} ORDER BY primary_location_id, s.configuration_name,"
@@ -166,15 +166,14 @@ def evaluate(
     )  # fmt: skip
     question = Question(names=named(metrics), **options)
     question.check()
-    primary = inputs.observations(primary, primary_configuration, settings)
-    series = narrowed(question, primary, secondary, crosswalk, settings)
+    series = inputs.sources(primary, secondary, crosswalk, primary_configuration, settings)
+    series = narrowed(question, *series)
     if bootstrap is not None:
-        sampled = Sampled(question, bootstrap)
-        return ask(sampled, *series, cluster=cluster, settings=settings)
-    large = inputs.large(*series, settings=settings)
-    if large is not None and monthly.can_answer(question):
+        return ask(question, *series, answer=Sampled(question, bootstrap).answer, cluster=cluster)
+    large = inputs.large(*series) if monthly.can_answer(question) else None
+    if large is not None:
         return monthly.answer(question, large, cluster)
-    return ask(question, *series, cluster=cluster, settings=settings)
+    return ask(question, *series, cluster=cluster)
 
 
 def to_long(table: pa.Table) -> pa.Table:

@@ -8,7 +8,7 @@ computed again from the whole series of the places that changed.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -102,23 +102,25 @@ def update(
         raise InvalidInput("metrics is empty: expected some, as 'kge'")
     Question(names=names, **asked(KEYS[:2], lead_time_bin=lead_time_bin)).check()
     terms = {"lead_time_bin": lead_time_bin, "primary_configuration": primary_configuration}
-    before = warehouse.marked(KEPT, STATE, settings)
-    names = listed([*names, *(name for name in before.get("metrics", ()) if name in METRICS)])
-    if before.get("terms") != terms:
-        before = {"metrics": [], "at": {}}
+    wanted = names
     for _ in range(ATTEMPTS):
+        before = warehouse.marked(KEPT, STATE, settings)
+        names = listed([*wanted, *(name for name in before.get("metrics", ()) if name in METRICS)])
+        if before.get("terms") != terms:
+            before = {"metrics": [], "at": {}}
         observed, forecast, crosswalk, kept, skill = (
             inputs.source(name, columns, settings) for name, columns in READ.items()
         )
         now = {each.name: each.snapshot_id for each in (observed, forecast, crosswalk, kept, skill)}
         if (before["at"], before["metrics"]) == (now, sorted(names)):
             return Updated(0, 0, None)
-        observations = inputs.observations(observed, primary_configuration, settings)
+        observations = inputs.observations(observed, primary_configuration)
         series = Part(observations, forecast, crosswalk.read())
-        todo = _todo(before["at"], now, series, settings)
+        sizes = inputs.sizes(series)
+        todo = _todo(before["at"], now, series, sizes, settings)
         if not set(names) <= set(before["metrics"]):
             todo.places.update(series.crosswalk[PLACE].to_pylist())
-        parts = [*inputs.by_month(series, inputs.sizes(series), todo.months)]
+        parts = [*inputs.by_month(series, sizes, todo.months)]
         found = monthly.run(partial(_statistics, lead_time_bin), parts, cluster, progress)
         rows, there = _put_together(found, kept, todo)
         results = _metrics(names, there, series, todo.places, lead_time_bin, cluster)
@@ -146,10 +148,11 @@ def _todo(
     before: Mapping[str, int | None],
     now: Mapping[str, int | None],
     series: Part,
+    sizes: Counter[int],
     settings: Settings | None,
 ) -> _Todo:
     """What changed in the series, the crosswalk and, by somebody else, in our own tables."""
-    sizes, links = inputs.sizes(series), series.crosswalk.to_pydict()
+    links = series.crosswalk.to_pydict()
     everywhere = {*links[PLACE]}
     everything = _Todo({*everywhere}, dict.fromkeys(sizes, everywhere), everything=True)
     stand_for = defaultdict[str, set[str]](set)

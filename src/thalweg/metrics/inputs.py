@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,12 +29,12 @@ from thalweg.codes import once_each
 from thalweg.errors import InvalidInput
 from thalweg.metrics.pairs import CROSSWALK, PRIMARY, SECONDARY, columns_of
 from thalweg.settings import Settings
-from thalweg.warehouse.access import definition, state, table_at
-from thalweg.warehouse.access import table as iceberg_table
+from thalweg.warehouse.access import definition, now
 
 __all__ = [
-    "Frame", "Named", "Part", "by_month", "everything", "large", "links_of", "observations",
-    "of_places", "parts", "sizes", "source", "tabled", "time_of", "within",
+    "Frame", "Named", "Part", "Source", "by_month", "everything", "large", "links_in", "links_of",
+    "observations", "of_places", "parts", "sizes", "source", "sources", "tabled", "time_of",
+    "within",
 ]  # fmt: skip
 
 #: A name of a warehouse table, or an Arrow table, pandas or Polars frame, xarray dataset.
@@ -57,6 +57,7 @@ class Named:
     name: str
     columns: tuple[str, ...]
     snapshot_id: int | None
+    rows: int  # of all of the table
     settings: Settings | None
     where: BooleanExpression = AlwaysTrue()
 
@@ -75,31 +76,41 @@ class Named:
         return replace(self, where=And(self.where, where))
 
 
+#: Rows at hand, or some of a table of the warehouse that are not read yet.
+Source: TypeAlias = pa.Table | Named
+
+
 @dataclass(frozen=True)
 class Part:
     """Both series of some primary locations, and the crosswalk between them."""
 
-    primary: pa.Table | Named
-    secondary: pa.Table | Named
+    primary: Source
+    secondary: Source
     crosswalk: pa.Table
 
     def read(self) -> tuple[pa.Table, pa.Table, pa.Table]:
         """Primary, secondary, crosswalk."""
-        primary, secondary = (
-            each.read() if isinstance(each, Named) else each
-            for each in (self.primary, self.secondary)
-        )
+        with ThreadPoolExecutor() as pool:  # each waits for the store
+            primary, secondary = pool.map(_read, (self.primary, self.secondary))
         return primary, secondary, self.crosswalk
 
 
-def parts(
+def sources(
     primary: Frame,
     secondary: Frame,
     crosswalk: Frame,
-    *,
-    whole: bool,
-    here: bool = False,
+    primary_configuration: str | None = None,
     settings: Settings | None = None,
+) -> tuple[Source, Source, Source]:
+    """The series and their crosswalk, tables of the warehouse in their state of now."""
+    given = ((primary, OBSERVED), (secondary, FORECAST), (crosswalk, CROSSWALK))
+    with ThreadPoolExecutor() as pool:  # each waits for the catalogue
+        observed, forecast, links = pool.map(lambda each: source(*each, settings), given)
+    return observations(observed, primary_configuration), forecast, links
+
+
+def parts(
+    primary: Source, secondary: Source, crosswalk: Source, *, whole: bool, here: bool = False
 ) -> Iterator[Part]:
     """The work: all in one, or cut by primary location into pieces that need no other.
 
@@ -108,39 +119,29 @@ def parts(
     here
         The pieces stay in this process: tables that are not too large are read once for all.
     """
-    links = columns_of(everything(crosswalk, CROSSWALK, settings), CROSSWALK, "crosswalk")
-    observed = source(primary, OBSERVED, settings)
-    forecast = source(secondary, FORECAST, settings)
-    ids = sorted(set(links["primary_location_id"].to_pylist()))
-    rows = _rows(observed) + _rows(forecast)
+    series = _series(primary, secondary, crosswalk)
+    ids = sorted(set(series.crosswalk["primary_location_id"].to_pylist()))
+    rows = _rows(primary) + _rows(secondary)
     count = 1 if whole else max(1, min(len(ids), math.ceil(rows / ROWS)))
-    if count == 1 and (isinstance(crosswalk, str) or isinstance(forecast, pa.Table)):
-        yield Part(observed, forecast, links)
+    if count == 1:
+        yield series
         return
     if here and rows <= AT_ONCE:
-        observed, forecast = (e.read() if isinstance(e, Named) else e for e in (observed, forecast))
+        series = Part(*series.read())
     for i in range(count):
         chosen = ids[len(ids) * i // count : len(ids) * (i + 1) // count]
-        mine = links_of(links, chosen)
+        mine = links_of(series.crosswalk, chosen)
         theirs = sorted(set(mine["secondary_location_id"].to_pylist()))
-        yield Part(_of(observed, chosen), _of(forecast, theirs), mine)
+        yield Part(_of(series.primary, chosen), _of(series.secondary, theirs), mine)
 
 
-def large(
-    primary: Frame, secondary: Frame, crosswalk: Frame, settings: Settings | None = None
-) -> Part | None:
+def large(primary: Source, secondary: Source, crosswalk: Source) -> Part | None:
     """The series, not yet read, if they are tables of the warehouse of more rows than a piece."""
-    if not isinstance(primary, str | Named) or not isinstance(secondary, str | Named):
+    if not isinstance(primary, Named) or not isinstance(secondary, Named):
         return None
-    with ThreadPoolExecutor() as pool:  # each waits for the catalogue
-        links = pool.submit(everything, crosswalk, CROSSWALK, settings)
-        observed, forecast = pool.map(
-            lambda frame, columns: source(frame, columns, settings),
-            (primary, secondary), (OBSERVED, FORECAST),
-        )  # fmt: skip
-        if sum(pool.map(_rows, (observed, forecast))) <= ROWS:
-            return None
-        return Part(observed, forecast, columns_of(links.result(), CROSSWALK, "crosswalk"))
+    if _rows(primary) + _rows(secondary) <= ROWS:
+        return None
+    return _series(primary, secondary, crosswalk)
 
 
 def sizes(series: Part) -> Counter[int]:
@@ -218,6 +219,20 @@ def _spans(wanted: Mapping[int, set[str]], rows: Counter[int]) -> Iterator[list[
         yield span
 
 
+def _series(primary: Source, secondary: Source, crosswalk: Source) -> Part:
+    """The series, of tables of the warehouse no other places than those of a crosswalk at hand."""
+    series = Part(primary, secondary, links_in(crosswalk))
+    if isinstance(crosswalk, Named):
+        return series
+    return of_places(series, {*series.crosswalk["primary_location_id"].to_pylist()})
+
+
+def links_in(crosswalk: Source) -> pa.Table:
+    """Which secondary location stands for which primary one; not where either is missing."""
+    links = columns_of(_read(crosswalk), CROSSWALK, "crosswalk").drop_null()
+    return links.cast(pa.schema([(name, pa.string()) for name in CROSSWALK]))
+
+
 def links_of(crosswalk: pa.Table, places: Collection[str]) -> pa.Table:
     """The crosswalk of some primary locations."""
     return crosswalk.filter(_is_in("primary_location_id", sorted(places)))
@@ -274,27 +289,24 @@ def tabled(frame: Frame) -> pa.Table:
 
 def everything(frame: Frame, columns: Sequence[str], settings: Settings | None = None) -> pa.Table:
     """All rows of a frame of any kind; these columns of a table of the warehouse."""
-    found = source(frame, columns, settings)
-    return found.read() if isinstance(found, Named) else found
+    return _read(source(frame, columns, settings))
 
 
-def source(frame: Frame, columns: Sequence[str], settings: Settings | None) -> pa.Table | Named:
+def source(frame: Frame, columns: Sequence[str], settings: Settings | None) -> Source:
+    """A frame of any kind as Arrow has it; of a table by name its state of now, not yet read."""
     if isinstance(frame, Named):
         return frame
     if not isinstance(frame, str):
         return once_each(tabled(frame))
-    found = iceberg_table(frame, settings)
-    snapshot = state(found)
-    known = [c for c in columns if c in definition(frame).columns]
-    snapshot_id = snapshot.snapshot_id if snapshot else None
-    return Named(frame, tuple(known), snapshot_id, settings)
+    snapshot = now(frame, settings)
+    known = tuple(c for c in columns if c in definition(frame).columns)
+    summary = snapshot.summary if snapshot else None
+    rows = int(str(summary["total-records"] or 0)) if summary else 0
+    return Named(frame, known, snapshot.snapshot_id if snapshot else None, rows, settings)
 
 
-def observations(
-    primary: Frame, configuration: str | None, settings: Settings | None
-) -> pa.Table | Named:
+def observations(found: Source, configuration: str | None) -> Source:
     """The primary series, of this configuration if one is named; of a table before it is read."""
-    found = source(primary, OBSERVED, settings)
     if configuration is None:
         return found
     if isinstance(found, Named):
@@ -303,16 +315,15 @@ def observations(
     return found.filter(pc.field("configuration_name").cast(pa.string()) == configuration)
 
 
-def _rows(source: pa.Table | Named) -> int:
-    if isinstance(source, pa.Table):
-        return len(source)
-    found = table_at(source.name, source.snapshot_id, source.settings)
-    snapshot = found.snapshot_by_id(source.snapshot_id) if source.snapshot_id else None
-    summary = snapshot.summary if snapshot else None
-    return int(str(summary["total-records"] or 0)) if summary else 0
+def _read(source: Source) -> pa.Table:
+    return source.read() if isinstance(source, Named) else source
 
 
-def _of(source: pa.Table | Named, locations: Sequence[str]) -> pa.Table | Named:
+def _rows(source: Source) -> int:
+    return source.rows if isinstance(source, Named) else len(source)
+
+
+def _of(source: Source, locations: Sequence[str]) -> Source:
     if isinstance(source, Named):
         return source.only(In("location_id", locations))  # type: ignore[call-arg, arg-type]
     if "location_id" not in source.column_names:

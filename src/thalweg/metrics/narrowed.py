@@ -20,10 +20,9 @@ from pyiceberg.expressions import (
 )
 
 from thalweg.metrics import inputs
-from thalweg.metrics.inputs import Frame, Named
-from thalweg.metrics.pairs import CROSSWALK, columns_of, database
+from thalweg.metrics.inputs import Named, Source
+from thalweg.metrics.pairs import database
 from thalweg.metrics.question import Question
-from thalweg.settings import Settings
 
 __all__ = ["narrowed"]
 
@@ -42,13 +41,12 @@ TIMES = ("value_time", "reference_time")
 
 def narrowed(
     question: Question,
-    primary: Frame,
-    secondary: Frame,
-    crosswalk: Frame,
-    settings: Settings | None = None,
+    primary: Source,
+    secondary: Source,
+    crosswalk: Source,
     *,
     against: bool = False,
-) -> tuple[Frame, Frame, Frame]:
+) -> tuple[Source, Source, Source]:
     """The series without rows that the condition of the question leaves out in any case.
 
     Parameters
@@ -58,26 +56,20 @@ def narrowed(
     """
     for column, said in _said(question.where, question.parameters):
         if column == PLACE and isinstance(said, set):
-            links = columns_of(inputs.everything(crosswalk, CROSSWALK, settings), CROSSWALK, "")
-            crosswalk = inputs.links_of(links, said)
+            crosswalk = inputs.links_of(inputs.links_in(crosswalk), said)
             continue
         if column == NAME and against:
             continue
         where = In(NAME, said) if isinstance(said, set) else said  # type: ignore[call-arg, arg-type]
-        secondary = _only(secondary, where, inputs.FORECAST, settings)
+        secondary = _only(secondary, where)
         # Thresholds are of all observations of a place.
         if column == "value_time" and not against and question.thresholds is None:
-            primary = _only(primary, where, inputs.OBSERVED, settings)
+            primary = _only(primary, where)
     return primary, secondary, crosswalk
 
 
-def _only(
-    frame: Frame, where: BooleanExpression, columns: Sequence[str], settings: Settings | None
-) -> Frame:
-    if not isinstance(frame, str | Named):
-        return frame
-    found = inputs.source(frame, columns, settings)
-    return found.only(where) if isinstance(found, Named) else found
+def _only(source: Source, where: BooleanExpression) -> Source:
+    return source.only(where) if isinstance(source, Named) else source
 
 
 def _said(where: str | None, parameters: Sequence[Any] | Mapping[str, Any]) -> Iterator[Said]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import TypeAlias
 
 import duckdb
@@ -19,7 +22,7 @@ from thalweg.metrics.fields import EVENT, FIELDS, OF_THRESHOLDS, Field
 __all__ = [
     "ATTRIBUTES", "PAIRED", "Thresholds", "Transform", "check_attributes", "check_condition",
     "check_configuration", "check_once", "check_thresholds", "check_units", "columns_of", "connect",
-    "limits", "quoted", "selected",
+    "database", "limits", "quoted", "selected",
 ]  # fmt: skip
 
 PRIMARY = ("value_time", "value", "unit_name", "location_id", "variable_name")
@@ -149,13 +152,22 @@ class Transform:
 
 def database() -> duckdb.DuckDBPyConnection:
     """A connection of its own, whose tables no other sees; times are in UTC."""
-    return _engine(os.getpid()).cursor()
+    connection = _engine(os.getpid()).cursor()
+    try:
+        connection.execute("SELECT 1").fetchall()
+    except duckdb.FatalException:  # an internal error, of whichever query, ends it for all
+        _engine.cache_clear()
+        connection = _engine(os.getpid()).cursor()
+    return connection
 
 
-@lru_cache(maxsize=1)
+@cache
 def _engine(process: int) -> duckdb.DuckDBPyConnection:
-    # One for all: to make one takes 20 ms, as long as to pair 100,000 values.
-    engine = duckdb.connect(config=CONFIG)
+    # One for all: to make one takes 20 ms, as long as to pair 100,000 values. A process that was
+    # forked has its own, and lets that of its parent lie, whose locks others may hold.
+    folder = tempfile.mkdtemp(prefix="thalweg-")  # what outgrows the memory is for us alone
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    engine = duckdb.connect(config={**CONFIG, "temp_directory": folder})
     engine.execute("SET GLOBAL TimeZone = 'UTC'")
     engine.execute("SET lock_configuration = true")
     return engine
@@ -214,14 +226,21 @@ def check_attributes(attributes: pa.Table) -> None:
 
 
 def check_thresholds(thresholds: Thresholds) -> None:
-    """Raise if there is none, one makes no sense, or a location has one of them twice."""
+    """Raise if there is none, one is no number, or a location has one of them twice."""
     if isinstance(thresholds, Mapping):
         for name, value in thresholds.items():
             _limit(name, value)
         if not thresholds:
             raise InvalidInput("thresholds is empty: expected some, as {'high': '90%'}")
         return
-    check_once(columns_of(thresholds, LIMITS, "thresholds"), LIMITS[:2], "thresholds")
+    rows = columns_of(thresholds, LIMITS, "thresholds")
+    check_once(rows, LIMITS[:2], "thresholds")
+    try:
+        rows["value"].cast(pa.float64())
+    except pa.ArrowException as error:
+        raise InvalidInput(
+            f"value of thresholds is a number in the unit of the variable, as 120: {error}"
+        ) from None
 
 
 def limits(connection: duckdb.DuckDBPyConnection, thresholds: Thresholds) -> None:
@@ -279,7 +298,8 @@ def selected(
 ) -> str:
     """The SELECT of the pairs, with these columns, of those that keep to `where`."""
     fields = FIELDS | (OF_THRESHOLDS if has_thresholds else {})
-    asked = {*columns, *(name for name in fields if where and name in where)}
+    said = (where or "").lower()  # as DuckDB reads names
+    asked = {*columns, *(name for name in fields if name in said)}
     made = [f"{f.sql} AS {n}" for n, f in fields.items() if n in asked and f.sql != n]
     source, more = f"({PAIRED}) j", []
     if has_thresholds:

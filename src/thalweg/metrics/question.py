@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -15,7 +15,7 @@ from thalweg.errors import InvalidInput, NotFound, nearest
 from thalweg.metrics import inputs, pairs, scale
 from thalweg.metrics.entry import Statistic
 from thalweg.metrics.fields import COLUMNS, FIELDS, OF_THRESHOLDS
-from thalweg.metrics.inputs import Frame, Part, everything, tabled
+from thalweg.metrics.inputs import Frame, Part, Source, everything, tabled
 from thalweg.metrics.pairs import ATTRIBUTES, Thresholds, Transform, quoted
 from thalweg.metrics.table import METRICS, RELATIONS, STATISTICS, TEEHR
 from thalweg.settings import Settings
@@ -32,6 +32,7 @@ __all__ = [
     "named",
     "relations",
     "requires",
+    "spoken",
 ]
 
 ALWAYS = ("variable_name", "unit_name")
@@ -91,33 +92,27 @@ def named(metrics: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def ask(
-    question: Asked,
-    primary: Frame,
-    secondary: Frame,
-    crosswalk: Frame,
+    question: Question,
+    primary: Source,
+    secondary: Source,
+    crosswalk: Source,
     *,
+    answer: Callable[[Part], pa.Table] | None = None,
     cluster: Any = None,
-    settings: Settings | None = None,
 ) -> pa.Table:
-    """The answer to a checked question, from all parts of the series, in order of its keys."""
+    """The answer to a checked question, from all parts of the series, in order of its keys.
+
+    Parameters
+    ----------
+    answer
+        How it is answered from a part of the series, where it is not by the question itself.
+    """
     work = inputs.parts(
         primary, secondary, crosswalk, whole="primary_location_id" not in question.by,
-        here=cluster is None, settings=settings,
+        here=cluster is None,
     )  # fmt: skip
-    found = pa.concat_tables(scale.run(question.answer, work, cluster))
+    found = pa.concat_tables(scale.run(answer or question.answer, work, cluster))
     return found.sort_by([(key, "ascending", "at_start") for key in question.order])
-
-
-class Asked(Protocol):
-    """What is answered from parts of the series."""
-
-    @property
-    def by(self) -> tuple[str, ...]: ...
-
-    @property
-    def order(self) -> list[str]: ...
-
-    def answer(self, part: Part) -> pa.Table: ...
 
 
 @dataclass(frozen=True)
@@ -168,7 +163,8 @@ class Question:
         """What may be named besides columns and fields, which have the names that they have."""
         if self.attributes is None:
             return []
-        return sorted({*self.attributes["attribute_name"].to_pylist()} - {*TAKEN, None})
+        names = {*self.attributes["attribute_name"].to_pylist()} - {None}
+        return sorted(name for name in names if name.lower() not in TAKEN)
 
     @property
     def keys(self) -> list[str]:
@@ -187,8 +183,7 @@ class Question:
     @property
     def spoken(self) -> str:
         """All SQL of the statistics that the metrics need, and of the relations of these."""
-        needed = " ".join(_made_of(STATISTICS[s]) for name in self.names for s in needs(name))
-        return " ".join([needed, *relations(needed).values()])
+        return spoken(self.names)
 
     @property
     def shown(self) -> list[str]:
@@ -251,7 +246,7 @@ class Question:
             [*self.keys, *columns], self.keys, where=self.where,
             has_thresholds=self.thresholds is not None,
             attributes=[name for name in self.attribute_names
-                        if name in self.by or name in (self.where or "")],
+                        if name in self.by or name.lower() in (self.where or "").lower()],
             transform=self.transform,
         )  # fmt: skip
         return f"SELECT {', '.join(given)} FROM ({chosen})"  # noqa: S608
@@ -284,13 +279,17 @@ def requires(name: str) -> tuple[str, ...]:
     >>> requires("kge"), requires("crps_ensemble"), requires("brier_score")
     ((), ('members',), ('thresholds', 'members'))
     """
-    needed = " ".join(_made_of(STATISTICS[s]) for s in needs(name))
-    made = relations(needed)
-    of_thresholds = _says("threshold_value", " ".join([needed, *made.values()]))
+    sql = spoken([name])
     return (
-        *(("thresholds",) if of_thresholds else ()),
-        *(("members",) if made.keys() & OF_ENSEMBLES else ()),
+        *(("thresholds",) if _says("threshold_value", sql) else ()),
+        *(("members",) if relations(sql).keys() & OF_ENSEMBLES else ()),
     )
+
+
+def spoken(names: Iterable[str]) -> str:
+    """All SQL of the statistics that metrics need, and of the relations of these."""
+    needed = " ".join(_made_of(STATISTICS[s]) for name in names for s in needs(name))
+    return " ".join([needed, *relations(needed).values()])
 
 
 def needs(name: str) -> list[str]:

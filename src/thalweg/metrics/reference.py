@@ -15,11 +15,12 @@ from thalweg.errors import InvalidInput
 from thalweg.metrics import inputs, pairs
 from thalweg.metrics.bootstrap import IN_TIME, Bootstrap, bounded
 from thalweg.metrics.curves import BY, Options
-from thalweg.metrics.inputs import Frame, Part
+from thalweg.metrics.inputs import Frame, Part, Source
 from thalweg.metrics.narrowed import narrowed
 from thalweg.metrics.pairs import quoted
 from thalweg.metrics.question import Question, ask, asked, groups, named
 from thalweg.metrics.table import METRICS
+from thalweg.settings import Settings
 
 __all__ = ["climatology", "persistence", "skill"]
 
@@ -102,12 +103,19 @@ _MATCHED = """
 _COLUMNS = "reference_time, value_time, unit_name, location_id, configuration_name, variable_name"
 
 
-def persistence(primary: Frame, secondary: Frame, crosswalk: Frame) -> pa.Table:
+def persistence(
+    primary: Frame,
+    secondary: Frame,
+    crosswalk: Frame,
+    *,
+    primary_configuration: str | None = None,
+    settings: Settings | None = None,
+) -> pa.Table:
     """The last observation at each reference time, held: what a forecast has to beat.
 
     Parameters
     ----------
-    primary, secondary, crosswalk
+    primary, secondary, crosswalk, primary_configuration
         As `evaluate` takes them.
 
     Returns
@@ -123,17 +131,24 @@ def persistence(primary: Frame, secondary: Frame, crosswalk: Frame) -> pa.Table:
     InvalidInput
         As `joined`; a secondary location that stands for two primary ones.
     """
-    return _made("persistence", _part(primary, secondary, crosswalk), WINDOW)
+    series = inputs.sources(primary, secondary, crosswalk, primary_configuration, settings)
+    return _made("persistence", *series, WINDOW)
 
 
 def climatology(
-    primary: Frame, secondary: Frame, crosswalk: Frame, window: int = WINDOW
+    primary: Frame,
+    secondary: Frame,
+    crosswalk: Frame,
+    window: int = WINDOW,
+    *,
+    primary_configuration: str | None = None,
+    settings: Settings | None = None,
 ) -> pa.Table:
     """What was observed at that time of the year in other years, as an ensemble.
 
     Parameters
     ----------
-    primary, secondary, crosswalk
+    primary, secondary, crosswalk, primary_configuration
         As `evaluate` takes them.
     window
         So many days before and after the day of the year.
@@ -153,7 +168,8 @@ def climatology(
     """
     if not 0 <= window <= 182:
         raise InvalidInput(f"window is 0 to 182 days, got {window}")
-    return _made("climatology", _part(primary, secondary, crosswalk), window)
+    series = inputs.sources(primary, secondary, crosswalk, primary_configuration, settings)
+    return _made("climatology", *series, window)
 
 
 def skill(
@@ -228,15 +244,14 @@ def skill(
             "skill compares the same pairs: neither by nor where can speak of member, nor where of "
             "secondary_value"
         )
-    settings = options.get("settings")
-    primary = inputs.observations(primary, options.get("primary_configuration"), settings)
-    primary, secondary, crosswalk = narrowed(
-        question, primary, secondary, crosswalk, settings, against=True
-    )
-    _one_place_each(_part(primary, secondary, crosswalk, options).crosswalk)
+    given = (options.get("primary_configuration"), options.get("settings"))
+    series = inputs.sources(primary, secondary, crosswalk, *given)
+    primary, secondary, crosswalk = narrowed(question, *series, against=True)
+    _one_place_each(inputs.links_in(crosswalk))
     found = ask(
-        Skill(question, reference, options.get("bootstrap")), primary, secondary, crosswalk,
-        cluster=options.get("cluster"), settings=settings,
+        question, primary, secondary, crosswalk,
+        answer=Skill(question, reference, options.get("bootstrap")).answer,
+        cluster=options.get("cluster"),
     )  # fmt: skip
     if not len(found):
         raise InvalidInput(
@@ -253,21 +268,13 @@ class Skill:
     reference: str
     bootstrap: Bootstrap | None = None
 
-    @property
-    def by(self) -> tuple[str, ...]:
-        return self.question.by
-
-    @property
-    def order(self) -> list[str]:
-        return self.question.order
-
     def answer(self, part: Part) -> pa.Table:
         """The skill of the groups in a part of the series."""
         primary, secondary, crosswalk = part.read()
         known = pc.unique(secondary["configuration_name"]).to_pylist()
         with pairs.connect(primary, secondary, crosswalk) as connection:
             if self.reference in _MADE and self.reference not in known:
-                made = _made(self.reference, Part(primary, secondary, crosswalk), WINDOW)
+                made = _made(self.reference, primary, secondary, crosswalk, WINDOW)
                 connection.register("made", made)
                 both = "SELECT * FROM secondary UNION ALL BY NAME SELECT * FROM made"
                 connection.register("secondary", connection.sql(both).to_arrow_table())
@@ -287,7 +294,8 @@ class Skill:
             for name, each in zip(("ours", "others"), parts, strict=True):
                 connection.register(name, self.question.answer(each))
             same = " AND ".join(
-                f"f.{quoted(key)} IS NOT DISTINCT FROM o.{quoted(key)}" for key in self.order
+                f"f.{quoted(key)} IS NOT DISTINCT FROM o.{quoted(key)}"
+                for key in self.question.order
             )
             found = connection.sql(
                 f"SELECT f.*, {self._beside} FROM ours f LEFT JOIN others o ON {same}"  # noqa: S608
@@ -334,17 +342,12 @@ def _skill(name: str) -> str:
     return f"1 - abs(f.{name} - {perfect}) / nullif(abs(o.{name} - {perfect}), 0)"
 
 
-def _part(
-    primary: Frame, secondary: Frame, crosswalk: Frame, options: Options | None = None
-) -> Part:
-    settings = (options or {}).get("settings")
-    return next(iter(inputs.parts(primary, secondary, crosswalk, whole=True, settings=settings)))
-
-
-def _made(name: str, part: Part, window: int) -> pa.Table:
-    primary, secondary, crosswalk = part.read()
-    _one_place_each(crosswalk)
-    with pairs.connect(primary, secondary, crosswalk) as connection:
+def _made(
+    name: str, primary: Source, secondary: Source, crosswalk: Source, window: int
+) -> pa.Table:
+    (part,) = inputs.parts(primary, secondary, crosswalk, whole=True)
+    _one_place_each(part.crosswalk)
+    with pairs.connect(*part.read()) as connection:
         if name == "persistence":
             return connection.sql(_PERSISTENCE).to_arrow_table()
         return connection.sql(_CLIMATOLOGY, params={"window": window}).to_arrow_table()
@@ -352,8 +355,8 @@ def _made(name: str, part: Part, window: int) -> pa.Table:
 
 def _one_place_each(crosswalk: pa.Table) -> None:
     """A reference made of observations has to know of which."""
-    both = crosswalk.select(pairs.CROSSWALK).unify_dictionaries()  # files have their own
-    rows = both.group_by(list(pairs.CROSSWALK)).aggregate([])
+    rows = crosswalk.unify_dictionaries()  # files have their own
+    rows = rows.group_by(list(pairs.CROSSWALK)).aggregate([])
     counts = rows.group_by("secondary_location_id").aggregate([("primary_location_id", "count")])
     for row in counts.to_pylist():
         if row["primary_location_id_count"] > 1:

@@ -27,7 +27,17 @@ from thalweg.errors import InvalidInput, NotFound, Unavailable, nearest
 from thalweg.settings import Settings, load
 from thalweg.warehouse.schema import NAMESPACE, TABLES, TEXT, TableDefinition
 
-__all__ = ["TIMES", "catalog", "definition", "names", "read", "table", "table_at", "texts_of"]
+__all__ = [
+    "TIMES",
+    "catalog",
+    "definition",
+    "names",
+    "now",
+    "read",
+    "table",
+    "table_at",
+    "texts_of",
+]
 
 #: Property of a table that came back from a backup: when its states were written, by their ids.
 TIMES = "thalweg.times"
@@ -72,11 +82,8 @@ def _catalog(name: str, environment: tuple[tuple[str, str], ...], age: int) -> C
 
 def table(name: str, settings: Settings | None = None) -> Table:
     """The Iceberg table, as of now."""
-    return _table(name, catalog(settings))
-
-
-def _table(name: str, of: Catalog) -> Table:
     definition(name)
+    of = catalog(settings)
     try:
         with reachable(of.name):
             return of.load_table((NAMESPACE, name))
@@ -90,12 +97,23 @@ def table_at(name: str, snapshot_id: int | None, settings: Settings | None = Non
     """The table as it was when first asked for this snapshot, which does not change; else, now."""
     if snapshot_id is None:
         return table(name, settings)
-    return _table_at(name, snapshot_id, catalog(settings))
+    known = _known(name, snapshot_id, catalog(settings))
+    if not known:
+        known.append(table(name, settings))
+    return known[0]
 
 
 @lru_cache(maxsize=16)
-def _table_at(name: str, snapshot_id: int, of: Catalog) -> Table:
-    return _table(name, of)
+def _known(name: str, snapshot_id: int, of: Catalog) -> list[Table]:
+    return []  # to be filled by who has loaded the table
+
+
+def now(name: str, settings: Settings | None = None) -> Snapshot | None:
+    """What `state` gives of a table; to read it then asks the catalogue for nothing more."""
+    found = table(name, settings)
+    if snapshot := state(found):
+        _known(name, snapshot.snapshot_id, found.catalog)[:] = [found]
+    return snapshot
 
 
 def read(
@@ -133,7 +151,7 @@ def read(
     Raises
     ------
     NotFound
-        An unknown table, column or snapshot; a time whose state upkeep has ended.
+        An unknown table, column or snapshot; a state that upkeep has ended.
     InvalidInput
         A condition that cannot be understood, or a time without a time zone.
     """
@@ -231,11 +249,16 @@ def _log(found: Table) -> list[SnapshotLogEntry]:
 
 @contextmanager
 def reachable(name: str) -> Iterator[None]:
-    """Turn a catalogue that does not answer into one clear line."""
+    """Turn a catalogue that does not answer, or a file that is gone, into one clear line."""
     try:
         yield
     except CommitStateUnknownException:
         raise
+    except FileNotFoundError as error:
+        raise NotFound(
+            f"the Iceberg catalogue {name!r} names a file that is gone: {error}; upkeep has ended "
+            f"this state of the table, or the table was made anew: read it again"
+        ) from error
     except (RequestException, RESTError, OSError) as error:
         gone = isinstance(error, NoConnection) and error.request is not None
         why = f"no connection to {error.request.url}" if gone else error  # type: ignore[union-attr]
