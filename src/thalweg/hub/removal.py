@@ -62,7 +62,7 @@ def remove(name: str, settings: Settings) -> Removed:
     home = _aside(name, settings)
     account = accounts.retire(name, settings)
     users.remove(settings, name)
-    return Removed(name, schedules, account and account.name, home)
+    return Removed(name, schedules, account.name if account else None, home)
 
 
 def _paused(name: str, settings: Settings) -> tuple[str, ...]:
