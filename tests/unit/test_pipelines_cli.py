@@ -230,6 +230,7 @@ def test_a_backfill_that_is_interrupted_leaves_nothing_running(
     states = {run.partition: run.state for run in history.find("tell", limit=3, settings=home)}
     assert states == {"a": "cancelled", "b": "cancelled", "c": "running"}
     assert history.beat(theirs.id, home) is None, "nobody has asked it to stop"
+    history.end(replace(theirs, state="succeeded", ended_at=theirs.started_at), home)
 
 
 def test_what_a_person_cancels_is_not_tried_again(

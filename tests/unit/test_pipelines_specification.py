@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from dagster._utils.schedules import is_valid_cron_schedule
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from thalweg import settings as settings_module
@@ -240,6 +240,7 @@ def test_what_a_partition_gives_may_be_moved() -> None:
     st.sampled_from(["Europe/Berlin", "America/Sao_Paulo", "Asia/Kathmandu", "Africa/Cairo"]),
     st.dates(dt.date(1990, 1, 1), dt.date(2025, 1, 1)),
 )
+@example("monthly", "Africa/Cairo", dt.date(2014, 2, 9))  # whose August had no midnight
 def test_partitions_follow_each_other_without_gap_or_overlap(
     by: str, timezone: str, begin: dt.date
 ) -> None:

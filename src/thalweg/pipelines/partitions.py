@@ -128,7 +128,7 @@ class Partitions(Strict):
         """The partitions of time that have ended and share some of the time between these."""
         first = max(self._begin(self.start), self._floor(begin))
         limit = self._limit(dt.datetime.now(dt.UTC))
-        return self._steps(first, min(limit, end.astimezone(ZoneInfo(self.timezone))))
+        return self._steps(first, min(limit.astimezone(dt.UTC), end.astimezone(dt.UTC)))
 
     def fill(self, key: str) -> dict[str, str]:
         """What the partition gives to each of its parameters, as text."""
@@ -151,7 +151,7 @@ class Partitions(Strict):
     def _steps(self, begin: dt.datetime, limit: dt.datetime) -> list[str]:
         """The keys from one time up to another, at which none begins any more."""
         found = []
-        while begin < limit:
+        while begin.astimezone(dt.UTC) < limit.astimezone(dt.UTC):  # midnight may be left out
             found.append(self._key(begin))
             begin = self._next(begin)
         return found
