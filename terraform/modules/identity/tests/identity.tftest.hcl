@@ -115,16 +115,16 @@ run "who_writes_makes_backups_and_deletes_none" {
     backup_bucket = "our-backups"
   }
   assert {
-    condition = [for name, p in aws_iam_role_policy.this : name if strcontains(p.policy, "our-backups")] == ["runs"]
+    condition     = [for name, p in aws_iam_role_policy.this : name if strcontains(p.policy, "our-backups")] == ["runs"]
     error_message = "others than runs reach the backups"
   }
   assert {
     condition = [for s in jsondecode(aws_iam_role_policy.this["runs"].policy).Statement : s
       if strcontains(jsonencode(s.Resource), "our-backups")] == [{
-      Sid      = "Backups"
-      Effect   = "Allow"
-      Action   = ["s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"]
-      Resource = ["arn:aws:s3:::our-backups", "arn:aws:s3:::our-backups/*"]
+        Sid      = "Backups"
+        Effect   = "Allow"
+        Action   = ["s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"]
+        Resource = ["arn:aws:s3:::our-backups", "arn:aws:s3:::our-backups/*"]
     }]
     error_message = "a role may do more to backups than make and read them"
   }
