@@ -105,7 +105,7 @@ def sources(
     """The series and their crosswalk, tables of the warehouse in their state of now."""
     given = ((primary, OBSERVED), (secondary, FORECAST), (crosswalk, CROSSWALK))
     with ThreadPoolExecutor() as pool:  # each waits for the catalogue
-        observed, forecast, links = pool.map(lambda each: source(*each, settings), given)
+        observed, forecast, links = pool.map(lambda each: source(each[0], each[1], settings), given)
     return observations(observed, primary_configuration), forecast, links
 
 
