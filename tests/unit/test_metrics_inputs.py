@@ -167,7 +167,7 @@ def test_a_forked_process_has_a_database_of_its_own(monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: -1)
         with pairs.database() as connection:
-            assert connection.sql("SELECT 1").fetchone() == (1,)
+            assert connection.sql("SELECT 1").fetchall() == [(1,)]
     assert pairs._engine(os.getpid()) is ours
 
 
@@ -186,7 +186,7 @@ def test_a_database_that_has_ended_is_replaced(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(pairs, "_engine", lambda process: next(engines, None) or engine(process))
     monkeypatch.setattr(pairs._engine, "cache_clear", lambda: None, raising=False)
     with pairs.database() as connection:
-        assert connection.sql("SELECT 1").fetchone() == (1,)
+        assert connection.sql("SELECT 1").fetchall() == [(1,)]
 
 
 def test_what_outgrows_the_memory_is_for_this_account_alone() -> None:
