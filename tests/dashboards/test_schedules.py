@@ -213,7 +213,11 @@ def a_person_schedules_pauses_and_removes(home: Settings, address: str, page: Pa
     expect(opened.value.get_by_text("<b>mine</b>").last).to_be_visible()
     assert done.id in opened.value.url
     assert page.evaluate("document.documentElement.scrollWidth") <= 1400
-    page.get_by_role("button", name="Remove").click()
+    page.get_by_label("Name", exact=True).fill("once_more")
+    page.get_by_role("button", name="Schedule it").click()
+    for name in ("ada/once_more", "ada/my_report"):  # the new one is shown, then the other
+        expect(page.get_by_role("heading", name=name)).to_be_visible(timeout=20_000)
+        page.get_by_role("button", name="Remove").click()
     expect(page.get_by_role("heading", name="No schedule yet")).to_be_visible()
     assert history.get(done.id, home).state == "succeeded"
 

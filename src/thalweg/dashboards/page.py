@@ -148,8 +148,9 @@ class Choices:
         return value or ""
 
     def choose(self, name: str, value: str) -> None:
-        """Choose as the reader would."""
-        self.lists[name].value = value
+        """Choose as the reader would, also what is about to be offered for the first time."""
+        self._wanted[name] = value
+        self.settle()
 
     def settle(self, *_events: Any) -> None:
         """Follow the changes until there are none; one change can bring others about."""
