@@ -30,8 +30,8 @@ PAGES = sorted(
     if not {"generated", "_build"} & set(page.parts)
 )
 
-#: What follows `thalweg.` in names of files and sites, and of properties of tables and snapshots.
-NOT_PYTHON = {"toml", "db", "readthedocs", "properties", "version", "upkeep", "times"}
+#: What follows `thalweg.` in names of files, sites, labels, and properties of tables and snapshots.
+NOT_PYTHON = {"toml", "db", "io", "readthedocs", "properties", "version", "upkeep", "times"}
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 
 
